@@ -1,0 +1,10 @@
+/* SPDX-License-Identifier: MIT */
+/* The formats, in the order in which content is looked at; raw, which fits anything, is the last.
+ */
+#include "format/driver.h"
+#include "format/raw/raw.h"
+
+const struct vd_format_driver *const vd_format_drivers[] = {
+    &vd_raw_driver,
+    NULL,
+};

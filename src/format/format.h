@@ -1,0 +1,163 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A format maps addresses: where does a guest range live?  It allocates, and never moves guest
+ * data; image/ does that.  Everybody above calls these functions; they check ranges before and
+ * answers after, and remember the first failure of metadata (format/driver.h tells what a driver
+ * must do).
+ *
+ * Who reads or writes guest data brackets the request with vd_format_enter() and
+ * vd_format_leave(): a cluster that is freed meanwhile is not used again before the request left.
+ */
+#ifndef VD_FORMAT_FORMAT_H
+#define VD_FORMAT_FORMAT_H
+
+#include "storage/storage.h"
+#include "util/err.h"
+#include "util/range.h"
+
+struct vd_format;
+struct vd_format_driver;
+
+enum vd_format_open_flag {
+    VD_FORMAT_WRITE = 1 << 0,
+    VD_FORMAT_CHECK = 1 << 1,  /* inconsistent images too: only check() follows */
+    VD_FORMAT_REPLICA = 1 << 2 /* for sync: opens incomplete replicas */
+};
+
+struct vd_format_options {
+    uint32_t flags;       /* of enum vd_format_open_flag */
+    uint64_t cache_bytes; /* most memory for metadata; 0: the default of 64 MiB */
+};
+
+enum vd_map_kind {
+    VD_MAP_DATA, /* bytes at host_offset of storage */
+    VD_MAP_ZERO  /* reads as zero */
+};
+
+/* What the rest of a cluster has to hold when only a part of it is written first. */
+enum vd_fill {
+    VD_FILL_NONE, /* the storage reads as zero there, as it should */
+    VD_FILL_ZERO  /* zeros have to be written */
+};
+
+/* One answer: @guest is the part of the range asked for, from its start, that it is good for. */
+struct vd_mapping {
+    enum vd_map_kind kind;
+    bool present; /* by an entry of this image, not for lack of one */
+    struct vd_range guest;
+    struct vd_storage *storage; /* DATA */
+    uint64_t host_offset;       /* DATA: of guest.offset */
+
+    /* From map_for_write() and map_zero() only. */
+    bool fresh;               /* clusters were taken for it: end with vd_format_write_done() */
+    enum vd_fill fill;        /* fresh: for the bytes of clusters that are not in guest */
+    struct vd_range clusters; /* fresh: the whole clusters, in guest bytes; covers guest */
+    uint64_t token;           /* the driver's own */
+};
+
+enum vd_map_zero_flag {
+    VD_MAP_ZERO_MAY_UNMAP = 1 << 0, /* space may be given back */
+    VD_MAP_ZERO_DISCARD = 1 << 1    /* the content does not matter: parts of clusters may stay */
+};
+
+struct vd_format_info {
+    uint32_t flags; /* of enum vdisk_info_flag */
+    uint32_t cluster_bytes;
+    uint64_t generation;
+    uint8_t uuid[16];
+};
+
+/* The table of formats, in the order of their names' listing: NULL past the last. */
+const struct vd_format_driver *vd_format_at(size_t index);
+
+/* By name ("gow" too); NULL with @err set if there is none. */
+const struct vd_format_driver *vd_format_find(const char *name, struct vdisk_error *err);
+
+const char *vd_format_driver_name(const struct vd_format_driver *driver);
+
+/* Looks at the content: *driver is never NULL after 0; raw is the answer when nothing fits. */
+int vd_format_probe(struct vd_storage *storage, const struct vd_format_driver **driver,
+                    struct vdisk_error *err);
+
+/* Writes an empty image into the empty or overwritable @file; the caller flushes. */
+int vd_format_create(const struct vd_format_driver *driver, struct vd_storage *file,
+                     const struct vdisk_create_options *options, struct vdisk_error *err);
+
+/* An upper bound for the file of a disk of @size bytes of which @data_bytes, in whole clusters,
+ * hold data. */
+int vd_format_measure(const struct vd_format_driver *driver, uint64_t size, uint64_t data_bytes,
+                      struct vdisk_measure_result *result, struct vdisk_error *err);
+
+/* 0 if the format has none */
+uint32_t vd_format_driver_cluster_bytes(const struct vd_format_driver *driver);
+
+/* @file stays the caller's and outlives the format. */
+int vd_format_open(const struct vd_format_driver *driver, struct vd_storage *file,
+                   const struct vd_format_options *options, struct vd_format **format,
+                   struct vdisk_error *err);
+
+/*
+ * Ends the session: flushes, marks the image clean.  Frees in any case.  NULL is accepted.
+ * Negative: something written since the last good flush may not be durable.
+ */
+int vd_format_close(struct vd_format *format, struct vdisk_error *err);
+
+const struct vd_format_driver *vd_format_driver_of(const struct vd_format *format);
+struct vd_storage *vd_format_file(const struct vd_format *format);
+uint64_t vd_format_size(const struct vd_format *format);
+bool vd_format_is_writable(const struct vd_format *format);
+int vd_format_info(struct vd_format *format, struct vd_format_info *info, struct vdisk_error *err);
+
+/* Brackets of a request; the ticket of enter() goes to leave().  Never waits. */
+unsigned vd_format_enter(struct vd_format *format);
+void vd_format_leave(struct vd_format *format, unsigned ticket);
+
+/* Where is it?  @guest: not empty, within the size. */
+int vd_format_map(struct vd_format *format, struct vd_range guest, struct vd_mapping *mapping,
+                  struct vdisk_error *err);
+
+/*
+ * Where may it be written?  A part of the range may be answered.  With @allocate the answer is
+ * DATA, and the caller makes sure that no other allocating call for the same clusters comes between
+ * map_for_write() and write_done() (image/guard.h).  Without it nothing is allocated: ZERO is the
+ * answer where that would be needed, also while another request's allocation is not done yet.
+ */
+int vd_format_map_for_write(struct vd_format *format, struct vd_range guest, bool allocate,
+                            struct vd_mapping *mapping, struct vdisk_error *err);
+
+/*
+ * Ends a fresh mapping.  @ok: the data and the fill are written, reads find them from now on;
+ * else the clusters are given back and the range is as before.
+ */
+void vd_format_write_done(struct vd_format *format, const struct vd_mapping *mapping, bool ok);
+
+/*
+ * How is it made to read as zero?  ZERO: it does now (or, when discarding, may stay as it was).
+ * DATA: the caller writes zeros there, as after map_for_write().
+ */
+int vd_format_map_zero(struct vd_format *format, struct vd_range guest, unsigned flags,
+                       struct vd_mapping *mapping, struct vdisk_error *err);
+
+/* All that was written, and the metadata that leads to it, is durable when this returns 0. */
+int vd_format_flush(struct vd_format *format, struct vdisk_error *err);
+
+/* No other call runs.  Durable. */
+int vd_format_resize(struct vd_format *format, uint64_t size,
+                     enum vdisk_preallocation preallocation, struct vdisk_error *err);
+
+struct vd_check {
+    enum vdisk_repair repair;
+    vdisk_report_fn report; /* may be NULL: use vd_check_report() */
+    void *opaque;
+    struct vdisk_check_result *result;
+};
+
+/* -ENOTSUP: nothing to check. */
+int vd_format_check(struct vd_format *format, const struct vd_check *check,
+                    struct vdisk_error *err);
+
+/* For drivers: one finding, in words. */
+__attribute__((format(printf, 2, 3))) void vd_check_report(const struct vd_check *check,
+                                                           const char *fmt, ...);
+
+#endif

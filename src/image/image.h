@@ -1,0 +1,24 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * One disk as the guest sees it.  What the layers above need beyond the public vdisk_image_*.
+ */
+#ifndef VD_IMAGE_IMAGE_H
+#define VD_IMAGE_IMAGE_H
+
+#include "format/format.h"
+#include "storage/storage.h"
+
+/* What a public open means for the layer below. */
+int vd_image_storage_options(const struct vdisk_open_options *options,
+                             struct vd_storage_options *storage_options, struct vdisk_error *err);
+
+/*
+ * Opens an image on a storage that is open already.  The image owns @file from here on, and closes
+ * it also if this fails.
+ */
+int vd_image_open_on(struct vd_storage *file, const struct vdisk_open_options *options,
+                     struct vdisk_image **image, struct vdisk_error *err);
+
+struct vd_format *vd_image_format(struct vdisk_image *image);
+
+#endif

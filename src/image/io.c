@@ -1,0 +1,312 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The one loop that moves guest data.
+ *
+ * I1  Every request is bracketed by vd_format_enter() and vd_format_leave(), so that no cluster it
+ *     may still touch is used again for other data.
+ * I2  An overwrite of allocated clusters takes no lock of the image.
+ * I3  A request that has to allocate holds the clusters by the guard from before the allocation
+ *     until their data is written and vd_format_write_done() was called.
+ * I4  A fresh cluster is written whole where its storage does not read as zero: what the request
+ *     does not cover is filled in the same write.
+ */
+#include <assert.h>
+#include <inttypes.h>
+#include <limits.h>
+#include <string.h>
+
+#include "image/image_priv.h"
+#include "util/iov.h"
+#include "util/mem.h"
+
+/* A request of the caller: buffers, and where they go. */
+struct request {
+    struct vdisk_image *image;
+    const struct iovec *iov;
+    int iov_entries;
+    struct vd_range guest;
+};
+
+int vd_image_check_request(const struct vdisk_image *image, uint64_t offset, uint64_t length,
+                           struct vdisk_error *err)
+{
+    uint64_t size = vdisk_image_size(image);
+    if (!vd_range_is_within(vd_range(offset, length), size))
+        return vd_err_set(err, EINVAL,
+                          "%s: request of %" PRIu64 " bytes at offset %" PRIu64
+                          ": the disk ends at %" PRIu64,
+                          vd_storage_name(image->file), length, offset, size);
+    return 0;
+}
+
+static int make_request(struct vdisk_image *image, const struct iovec *iov, int iov_entries,
+                        uint64_t offset, struct request *request, struct vdisk_error *err)
+{
+    size_t length = vd_iov_length(iov, iov_entries);
+    if (length > VDISK_REQUEST_BYTES_MAX)
+        return vd_err_set(err, EINVAL, "%s: request of %zu bytes: the limit is %u",
+                          vd_storage_name(image->file), length, VDISK_REQUEST_BYTES_MAX);
+    *request = (struct request){
+        .image = image, .iov = iov, .iov_entries = iov_entries, .guest = vd_range(offset, length)};
+    return vd_image_check_request(image, offset, length, err);
+}
+
+/* The buffers of @request that belong to @guest, in *part, which is to be freed. */
+static int request_part(const struct request *request, struct vd_range guest, struct iovec **part,
+                        int *part_entries, struct vdisk_error *err)
+{
+    *part = vd_alloc_array((size_t)request->iov_entries, sizeof(**part));
+    if (!*part)
+        return vd_err_nomem(err, "a request");
+    *part_entries =
+        vd_iov_part(*part, request->iov, request->iov_entries,
+                    (size_t)(guest.offset - request->guest.offset), (size_t)guest.length);
+    return 0;
+}
+
+static int read_mapping(const struct request *request, const struct vd_mapping *mapping,
+                        struct vdisk_error *err)
+{
+    CLEANUP_FREE struct iovec *part = NULL;
+    int part_entries;
+    int ret = request_part(request, mapping->guest, &part, &part_entries, err);
+    if (ret < 0)
+        return ret;
+    if (mapping->kind == VD_MAP_ZERO) {
+        vd_iov_zero(part, part_entries);
+        return 0;
+    }
+    return vd_storage_preadv(mapping->storage, part, part_entries, mapping->host_offset, err);
+}
+
+static int read_all(const struct request *request, struct vdisk_error *err)
+{
+    int ret = 0;
+    struct vd_range rest = request->guest;
+    while (rest.length && ret == 0) {
+        struct vd_mapping mapping;
+        ret = vd_format_map(request->image->format, rest, &mapping, err);
+        if (ret == 0)
+            ret = read_mapping(request, &mapping, err);
+        if (ret == 0)
+            rest = vd_range(vd_range_end(mapping.guest), rest.length - mapping.guest.length);
+    }
+    return ret;
+}
+
+int vdisk_image_preadv(struct vdisk_image *image, const struct iovec *iov, int iov_entries,
+                       uint64_t offset, struct vdisk_error *err)
+{
+    struct request request;
+    int ret = make_request(image, iov, iov_entries, offset, &request, err);
+    if (ret == 0) {
+        unsigned ticket = vd_format_enter(image->format); /* I1 */
+        ret = read_all(&request, err);
+        vd_format_leave(image->format, ticket);
+    }
+    if (ret < 0)
+        vd_iov_zero(iov, iov_entries);
+    return ret;
+}
+
+int vdisk_image_pread(struct vdisk_image *image, void *buf, size_t length, uint64_t offset,
+                      struct vdisk_error *err)
+{
+    struct iovec iov = {.iov_base = buf, .iov_len = length};
+    return vdisk_image_preadv(image, &iov, 1, offset, err);
+}
+
+/* What a change writes: the buffers of a request, or zeros if @request is NULL. */
+struct change {
+    struct vdisk_image *image;
+    const struct request *request;
+    bool may_punch; /* zeros in clusters that were there may lose their space */
+};
+
+static int write_zero_mapping(const struct change *change, const struct vd_mapping *mapping,
+                              struct vdisk_error *err)
+{
+    unsigned flags = change->may_punch ? VD_STORAGE_ZERO_MAY_PUNCH : 0;
+    return vd_storage_write_zeroes(
+        mapping->storage, vd_range(mapping->host_offset, mapping->guest.length), flags, err);
+}
+
+/* I4: one write of head fill, data and tail fill. */
+static int write_filled(const struct change *change, const struct vd_mapping *mapping,
+                        struct vdisk_error *err)
+{
+    size_t head = (size_t)(mapping->guest.offset - mapping->clusters.offset);
+    size_t tail = (size_t)(vd_range_end(mapping->clusters) - vd_range_end(mapping->guest));
+    size_t zero_bytes = head > tail ? head : tail;
+    CLEANUP_FREE uint8_t *zeros = vd_alloc_io(zero_bytes);
+    size_t entries = (size_t)change->request->iov_entries + 2;
+    CLEANUP_FREE struct iovec *iov = vd_alloc_array(entries, sizeof(*iov));
+    if (!zeros || !iov)
+        return vd_err_nomem(err, "a request");
+    memset(zeros, 0, zero_bytes);
+
+    int used = 0;
+    if (head)
+        iov[used++] = (struct iovec){.iov_base = zeros, .iov_len = head};
+    used += vd_iov_part(iov + used, change->request->iov, change->request->iov_entries,
+                        (size_t)(mapping->guest.offset - change->request->guest.offset),
+                        (size_t)mapping->guest.length);
+    if (tail)
+        iov[used++] = (struct iovec){.iov_base = zeros, .iov_len = tail};
+    return vd_storage_pwritev(mapping->storage, iov, used, mapping->host_offset - head, err);
+}
+
+static int write_data_mapping(const struct change *change, const struct vd_mapping *mapping,
+                              struct vdisk_error *err)
+{
+    CLEANUP_FREE struct iovec *part = NULL;
+    int part_entries;
+    int ret = request_part(change->request, mapping->guest, &part, &part_entries, err);
+    if (ret < 0)
+        return ret;
+    return vd_storage_pwritev(mapping->storage, part, part_entries, mapping->host_offset, err);
+}
+
+static int write_fresh(const struct change *change, const struct vd_mapping *mapping,
+                       struct vdisk_error *err)
+{
+    if (change->request && mapping->fill == VD_FILL_ZERO)
+        return write_filled(change, mapping, err);
+    if (change->request)
+        return write_data_mapping(change, mapping, err);
+    /* Zeros into fresh clusters: fill and data are the same. */
+    uint64_t head = mapping->guest.offset - mapping->clusters.offset;
+    return vd_storage_write_zeroes(
+        mapping->storage, vd_range(mapping->host_offset - head, mapping->clusters.length), 0, err);
+}
+
+static int write_mapping(const struct change *change, const struct vd_mapping *mapping,
+                         struct vdisk_error *err)
+{
+    if (!mapping->fresh)
+        return change->request ? write_data_mapping(change, mapping, err)
+                               : write_zero_mapping(change, mapping, err);
+    int ret = write_fresh(change, mapping, err);
+    vd_format_write_done(change->image->format, mapping, ret == 0);
+    return ret;
+}
+
+/* I3: *done gets the length that was dealt with. */
+static int write_allocating(const struct change *change, struct vd_range guest, uint64_t *done,
+                            struct vdisk_error *err)
+{
+    struct vdisk_image *image = change->image;
+    struct vd_guard_range mine;
+    struct vd_mapping mapping;
+
+    vd_guard_hold(&image->guard, &mine, vd_range_expand(guest, image->cluster_bytes));
+    int ret = vd_format_map_for_write(image->format, guest, true, &mapping, err);
+    if (ret == 0) {
+        *done = mapping.guest.length;
+        ret = write_mapping(change, &mapping, err);
+    }
+    vd_guard_release(&image->guard, &mine);
+    return ret;
+}
+
+static int write_all(const struct change *change, struct vd_range rest, struct vdisk_error *err)
+{
+    while (rest.length) {
+        struct vd_mapping mapping;
+        uint64_t done;
+        int ret = vd_format_map_for_write(change->image->format, rest, false, &mapping, err);
+        if (ret < 0)
+            return ret;
+        done = mapping.guest.length;
+        if (mapping.kind == VD_MAP_DATA)
+            ret = write_mapping(change, &mapping, err); /* I2 */
+        else
+            ret = write_allocating(change, mapping.guest, &done, err);
+        if (ret < 0)
+            return ret;
+        rest = vd_range(rest.offset + done, rest.length - done);
+    }
+    return 0;
+}
+
+int vdisk_image_pwritev(struct vdisk_image *image, const struct iovec *iov, int iov_entries,
+                        uint64_t offset, struct vdisk_error *err)
+{
+    struct request request;
+    int ret = make_request(image, iov, iov_entries, offset, &request, err);
+    if (ret < 0)
+        return ret;
+    struct change change = {.image = image, .request = &request};
+    unsigned ticket = vd_format_enter(image->format); /* I1 */
+    ret = write_all(&change, request.guest, err);
+    vd_format_leave(image->format, ticket);
+    return ret;
+}
+
+int vdisk_image_pwrite(struct vdisk_image *image, const void *buf, size_t length, uint64_t offset,
+                       struct vdisk_error *err)
+{
+    struct iovec iov = vd_iov_const(buf, length);
+    return vdisk_image_pwritev(image, &iov, 1, offset, err);
+}
+
+/* Zeroes or discards as the format's map_zero() leads. */
+static int zero_all(const struct change *change, struct vd_range rest, unsigned flags,
+                    struct vdisk_error *err)
+{
+    while (rest.length) {
+        struct vd_mapping mapping;
+        int ret = vd_format_map_zero(change->image->format, rest, flags, &mapping, err);
+        if (ret == 0 && mapping.kind == VD_MAP_DATA)
+            ret = write_mapping(change, &mapping, err);
+        if (ret < 0)
+            return ret;
+        rest = vd_range(vd_range_end(mapping.guest), rest.length - mapping.guest.length);
+    }
+    return 0;
+}
+
+int vdisk_image_write_zeroes(struct vdisk_image *image, uint64_t offset, uint64_t length,
+                             unsigned flags, struct vdisk_error *err)
+{
+    int ret = vd_image_check_request(image, offset, length, err);
+    if (ret == 0 && (flags & ~(unsigned)VDISK_ZERO_NO_HOLE))
+        ret = vd_err_set(err, EINVAL, "write zeroes: unknown flags 0x%x", flags);
+    if (ret < 0)
+        return ret;
+
+    bool no_hole = (flags & VDISK_ZERO_NO_HOLE) != 0;
+    struct change change = {.image = image, .may_punch = !no_hole};
+    unsigned ticket = vd_format_enter(image->format); /* I1 */
+    if (no_hole)
+        ret = write_all(&change, vd_range(offset, length), err);
+    else
+        ret = zero_all(&change, vd_range(offset, length), VD_MAP_ZERO_MAY_UNMAP, err);
+    vd_format_leave(image->format, ticket);
+    return ret;
+}
+
+int vdisk_image_discard(struct vdisk_image *image, uint64_t offset, uint64_t length,
+                        struct vdisk_error *err)
+{
+    int ret = vd_image_check_request(image, offset, length, err);
+    if (ret < 0)
+        return ret;
+    struct change change = {.image = image, .may_punch = true};
+    unsigned ticket = vd_format_enter(image->format); /* I1 */
+    ret = zero_all(&change, vd_range(offset, length), VD_MAP_ZERO_MAY_UNMAP | VD_MAP_ZERO_DISCARD,
+                   err);
+    vd_format_leave(image->format, ticket);
+    return ret;
+}
+
+int vdisk_image_flush(struct vdisk_image *image, struct vdisk_error *err)
+{
+    return vd_format_flush(image->format, err);
+}
+
+int vdisk_image_resize(struct vdisk_image *image, uint64_t size,
+                       enum vdisk_preallocation preallocation, struct vdisk_error *err)
+{
+    return vd_format_resize(image->format, size, preallocation, err);
+}
