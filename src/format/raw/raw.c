@@ -8,8 +8,13 @@
 #include "format/raw/raw.h"
 
 #include <inttypes.h>
+#include <stdlib.h>
 
 #define RAW_UNIT_BYTES 512u
+
+struct raw {
+    uint64_t whole_bytes; /* of the file when it was opened or resized: whole 512s, surely there */
+};
 
 static int raw_size_of(uint64_t wanted, uint64_t *size, struct vdisk_error *err)
 {
@@ -86,7 +91,14 @@ static int raw_open(struct vd_format *format, const struct vd_format_options *op
     int ret = vd_storage_size(format->file, &present, err);
     if (ret == 0)
         ret = raw_size_of(present, &format->size, err);
-    return ret;
+    if (ret < 0)
+        return ret;
+    struct raw *raw = malloc(sizeof(*raw));
+    if (!raw)
+        return vd_err_nomem(err, "a raw image");
+    raw->whole_bytes = vd_round_down(present, RAW_UNIT_BYTES);
+    format->state = raw;
+    return 0;
 }
 
 static int raw_flush(struct vd_format *format, struct vdisk_error *err)
@@ -96,6 +108,7 @@ static int raw_flush(struct vd_format *format, struct vdisk_error *err)
 
 static int raw_close(struct vd_format *format, struct vdisk_error *err)
 {
+    free(format->state);
     return vd_format_is_writable(format) ? raw_flush(format, err) : 0;
 }
 
@@ -107,22 +120,37 @@ static int raw_info(struct vd_format *format, struct vd_format_info *info, struc
     return 0;
 }
 
+/* How much of @guest, from its start, does the file have?  It is asked only about the last 512. */
+static int raw_present(struct vd_format *format, struct vd_range guest, uint64_t *length,
+                       struct vdisk_error *err)
+{
+    const struct raw *raw = format->state;
+    uint64_t present;
+    *length = guest.length;
+    if (vd_range_end(guest) <= raw->whole_bytes)
+        return 0;
+    int ret = vd_storage_size(format->file, &present, err);
+    if (ret == 0)
+        *length = guest.offset < present ? vd_min(guest.length, present - guest.offset) : 0;
+    return ret;
+}
+
 static int raw_map(struct vd_format *format, struct vd_range guest, struct vd_mapping *mapping,
                    struct vdisk_error *err)
 {
-    uint64_t present;
-    int ret = vd_storage_size(format->file, &present, err);
+    uint64_t length;
+    int ret = raw_present(format, guest, &length, err);
     if (ret < 0)
         return ret;
 
     mapping->present = true;
     mapping->guest = guest;
-    if (guest.offset >= present) { /* the last, incomplete 512 bytes */
+    if (length == 0) { /* the last, incomplete 512 bytes */
         mapping->kind = VD_MAP_ZERO;
         return 0;
     }
     mapping->kind = VD_MAP_DATA;
-    mapping->guest.length = vd_min(guest.length, present - guest.offset);
+    mapping->guest.length = length;
     mapping->storage = format->file;
     mapping->host_offset = guest.offset;
     return 0;
@@ -147,12 +175,10 @@ static int raw_map_zero(struct vd_format *format, struct vd_range guest, unsigne
     if (!(flags & VD_MAP_ZERO_DISCARD))
         return raw_map_for_write(format, guest, true, mapping, err);
 
-    uint64_t present;
-    int ret = vd_storage_size(format->file, &present, err);
-    if (ret == 0 && guest.offset < present)
-        ret = vd_storage_discard(
-            format->file, vd_range(guest.offset, vd_min(guest.length, present - guest.offset)),
-            err);
+    uint64_t length;
+    int ret = raw_present(format, guest, &length, err);
+    if (ret == 0)
+        ret = vd_storage_discard(format->file, vd_range(guest.offset, length), err);
     mapping->kind = VD_MAP_ZERO;
     mapping->present = true;
     mapping->guest = guest;
@@ -169,7 +195,9 @@ static int raw_resize(struct vd_format *format, uint64_t size,
         ret = raw_set_size(format->file, rounded, err);
     if (ret < 0)
         return ret;
+    struct raw *raw = format->state;
     format->size = rounded;
+    raw->whole_bytes = rounded;
     if (rounded > before)
         ret = raw_preallocate(format->file, vd_range(before, rounded - before), preallocation, err);
     return ret < 0 ? ret : vd_storage_flush(format->file, err);
