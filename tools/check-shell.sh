@@ -1,0 +1,19 @@
+#!/bin/bash
+# SPDX-License-Identifier: MIT
+# Every shell script passes shellcheck.
+#
+#   tools/check-shell.sh SOURCE-ROOT
+set -euo pipefail
+cd "$1"
+
+mapfile -t scripts < <(
+    find . -path ./.git -prune -o -path './build*' -prune -o -type f -print |
+        while read -r file; do
+            case $file in
+            *.sh) echo "$file" ;;
+            *) ! head -c 64 "$file" | head -n 1 | grep -qaE '^#!.*\b(ba)?sh\b' || echo "$file" ;;
+            esac
+        done
+)
+[ ${#scripts[@]} -gt 0 ]
+shellcheck --external-sources --source-path=SCRIPTDIR "${scripts[@]}"

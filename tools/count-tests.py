@@ -1,0 +1,86 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: MIT
+"""Counts the tests in Meson's testlog.json files, each test of a TAP program as one.
+
+    tools/count-tests.py [--no-skip] [--broken NAME]... BUILD=TESTLOG...
+
+Prints the names of those that failed or were skipped, and as the last line
+"N passed, N failed, N skipped".  Exits with 1 if one failed, if none ran, or, with --no-skip, if
+one was skipped.  --broken adds a failure that left no log, such as a build.
+"""
+import argparse
+import json
+import re
+import sys
+
+TAP_PLAN = re.compile(r"^1\.\.(\d+)(?:\s*#\s*skip\b\s*(.*))?", re.IGNORECASE)
+TAP_LINE = re.compile(r"^(not )?ok\b\s*\d*\s*(?:-\s*)?([^#]*)(?:#\s*(\w+)\s*(.*))?", re.IGNORECASE)
+
+
+def tap_results(output):
+    """Yields (name, "passed" | "failed" | "skipped", reason) for each line of a TAP output."""
+    for line in output.splitlines():
+        match = TAP_LINE.match(line)
+        if not match:
+            continue
+        failed, name, directive, reason = match.groups()
+        if directive and directive.lower() == "skip":
+            yield name.strip(), "skipped", reason
+        else:
+            # "not ok # TODO" is a failure here: nothing is left to do.
+            yield name.strip(), "failed" if failed else "passed", ""
+
+
+def program_results(test):
+    """The results of one program that Meson ran."""
+    output = test.get("stdout") or ""
+    is_tap = any(TAP_PLAN.match(line) for line in output.splitlines())
+    results = list(tap_results(output)) if is_tap else []
+    outcome = test["result"]
+    if outcome == "SKIP" and not any(kind == "skipped" for _, kind, _ in results):
+        plans = [TAP_PLAN.match(line) for line in output.splitlines()]
+        reason = next((plan.group(2) for plan in plans if plan and plan.group(2)), "")
+        results.append(("", "skipped", reason))
+    elif outcome not in ("OK", "SKIP"):
+        # A crash, a timeout, a wrong plan: a failure, though each line may say ok.
+        if not any(kind == "failed" for _, kind, _ in results):
+            results.append(("", "failed", outcome.lower()))
+    elif not results:
+        results.append(("", "passed", ""))
+    return results
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--no-skip", action="store_true")
+    parser.add_argument("--broken", action="append", default=[])
+    parser.add_argument("logs", nargs="*", metavar="BUILD=TESTLOG")
+    options = parser.parse_args()
+
+    count = {"passed": 0, "failed": 0, "skipped": 0}
+    told = []
+    for log in options.logs:
+        build, path = log.split("=", 1)
+        with open(path, encoding="utf-8") as lines:
+            tests = [json.loads(line) for line in lines if line.strip()]
+        for test in tests:
+            for name, kind, reason in program_results(test):
+                count[kind] += 1
+                if kind != "passed":
+                    full = ": ".join(part for part in (build, test["name"], name) if part)
+                    told.append((kind, full, reason))
+    for name in options.broken:
+        count["failed"] += 1
+        told.append(("failed", name, ""))
+
+    for kind, name, reason in sorted(told, reverse=True):
+        print(f"{kind}: {name}" + (f" ({reason})" if reason else ""))
+    if sum(count.values()) == 0:
+        count["failed"] = 1
+        print("failed: no test ran")
+    print(f"{count['passed']} passed, {count['failed']} failed, {count['skipped']} skipped")
+    return 1 if count["failed"] or (options.no_skip and count["skipped"]) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
