@@ -116,6 +116,7 @@ enum vdisk_open_flag {
  * @retries:      how often a failed request is tried again, with back-off; default 5;
  *                VDISK_NO_RETRIES for none
  * @connections:  connections to one server at once; default 4, at most 64
+ * @reserved:     zero
  * @user:         user name, or NULL; VDISK_HTTP_USER in the environment stands in for it
  * @password:     password, or NULL; VDISK_HTTP_PASSWORD likewise
  * @bearer:       bearer token, or NULL; VDISK_HTTP_BEARER likewise

@@ -27,7 +27,7 @@ def tap_results(output):
         if directive and directive.lower() == "skip":
             yield name.strip(), "skipped", reason
         else:
-            # "not ok # TODO" is a failure here: nothing is left to do.
+            # A "not ok" that TAP would excuse as work to be done is a failure here.
             yield name.strip(), "failed" if failed else "passed", ""
 
 
