@@ -1,0 +1,146 @@
+/* SPDX-License-Identifier: MIT */
+/* What is printed: sizes for people, JSON for programs. */
+#include "cli/output.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cli/cli.h"
+
+const char *vd_size_text(uint64_t bytes, char text[VD_SIZE_TEXT_BYTES])
+{
+    static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"};
+    size_t unit = 0;
+    double value = (double)bytes;
+    while (value >= 1000.0 && unit + 1 < sizeof(units) / sizeof(units[0])) {
+        value /= 1024.0;
+        unit++;
+    }
+    snprintf(text, VD_SIZE_TEXT_BYTES, "%.3g %s", value, units[unit]);
+    return text;
+}
+
+/* --- JSON: jansson refuses NULL everywhere, so a failure just spreads to has_failed ---------- */
+
+static void put(struct vd_json *json, json_t *object, const char *key, json_t *value)
+{
+    if (json_object_set_new(object, key, value) < 0)
+        json->has_failed = true;
+}
+
+void vd_json_begin_array(struct vd_json *json)
+{
+    json->root = json_array();
+    json->has_failed = !json->root;
+}
+
+void vd_json_begin_object(struct vd_json *json)
+{
+    json->root = json_object();
+    json->has_failed = !json->root;
+}
+
+json_t *vd_json_append_object(struct vd_json *json, json_t *array)
+{
+    json_t *object = json_object();
+    if (json_array_append_new(array, object) < 0) {
+        json->has_failed = true;
+        return NULL;
+    }
+    return object;
+}
+
+json_t *vd_json_put_object(struct vd_json *json, json_t *object, const char *key)
+{
+    json_t *value = json_object();
+    put(json, object, key, value);
+    return json->has_failed ? NULL : value;
+}
+
+json_t *vd_json_put_array(struct vd_json *json, json_t *object, const char *key)
+{
+    json_t *value = json_array();
+    put(json, object, key, value);
+    return json->has_failed ? NULL : value;
+}
+
+void vd_json_put_u64(struct vd_json *json, json_t *object, const char *key, uint64_t value)
+{
+    put(json, object, key, json_integer((json_int_t)value));
+}
+
+void vd_json_put_bool(struct vd_json *json, json_t *object, const char *key, bool value)
+{
+    put(json, object, key, json_boolean(value));
+}
+
+void vd_json_put_real(struct vd_json *json, json_t *object, const char *key, double value)
+{
+    put(json, object, key, json_real(value));
+}
+
+/* The length of the UTF-8 character at @text, 0: it is none. */
+static size_t utf8_length(const char *text)
+{
+    unsigned char lead = (unsigned char)*text;
+    size_t length = 0;
+    if (lead < 0x80)
+        length = 1;
+    else if (lead >= 0xc2 && lead < 0xe0)
+        length = 2;
+    else if (lead >= 0xe0 && lead < 0xf0)
+        length = 3;
+    else if (lead >= 0xf0 && lead < 0xf5)
+        length = 4;
+    if (strnlen(text, length) < length)
+        return 0;
+    /* jansson knows the finer rules: surrogates, overlong forms. */
+    json_t *probe = json_stringn(text, length);
+    json_decref(probe);
+    return probe ? length : 0;
+}
+
+/* @text with U+FFFD in place of each byte that is not UTF-8. */
+static json_t *mended_string(const char *text)
+{
+    static const char mark[] = "\xef\xbf\xbd";
+    char *mended = calloc(strlen(text) + 1, sizeof(mark) - 1);
+    if (!mended)
+        return NULL;
+    size_t used = 0;
+    while (*text) {
+        size_t length = utf8_length(text);
+        memcpy(mended + used, length ? text : mark, length ? length : sizeof(mark) - 1);
+        used += length ? length : sizeof(mark) - 1;
+        text += length ? length : 1;
+    }
+    json_t *value = json_stringn(mended, used);
+    free(mended);
+    return value;
+}
+
+void vd_json_put_text(struct vd_json *json, json_t *object, const char *key, const char *text)
+{
+    json_t *value = json_string(text);
+    put(json, object, key, value ? value : mended_string(text));
+}
+
+int vd_json_print(struct vd_json *json)
+{
+    int status = 0;
+    if (json->has_failed || json_dumpf(json->root, stdout, JSON_INDENT(4)) < 0) {
+        vd_cli_error("can not make the JSON output: out of memory, or standard output is closed");
+        status = 1;
+    } else {
+        printf("\n");
+    }
+    vd_json_drop(json);
+    return status;
+}
+
+void vd_json_drop(struct vd_json *json)
+{
+    json_decref(json->root);
+    json->root = NULL;
+}

@@ -1,0 +1,23 @@
+/* SPDX-License-Identifier: MIT */
+/* The table of verbs, in the order of `vdisk --help`. */
+#include "cli/verbs.h"
+
+#include <string.h>
+
+static const struct vd_cli_verb *const verbs[] = {
+    &vd_cmd_create,
+    &vd_cmd_info,
+};
+
+const struct vd_cli_verb *vd_cli_verb_at(size_t index)
+{
+    return index < sizeof(verbs) / sizeof(verbs[0]) ? verbs[index] : NULL;
+}
+
+const struct vd_cli_verb *vd_cli_find_verb(const char *name)
+{
+    for (size_t i = 0; i < sizeof(verbs) / sizeof(verbs[0]); i++)
+        if (strcmp(verbs[i]->name, name) == 0)
+            return verbs[i];
+    return NULL;
+}
