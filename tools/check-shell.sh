@@ -16,4 +16,5 @@ mapfile -t scripts < <(
         done
 )
 [ ${#scripts[@]} -gt 0 ]
-shellcheck --external-sources --source-path=SCRIPTDIR "${scripts[@]}"
+# SC2317 calls functions that are called by name, from a trap or a test runner, unreachable.
+shellcheck --exclude=SC2317 --external-sources --source-path=SCRIPTDIR "${scripts[@]}"
