@@ -50,12 +50,14 @@ struct vd_storage_driver {
                 uint64_t to_offset, uint64_t length, unsigned flags, struct vdisk_error *err);
     /* NULL: no hint wanted */
     void (*write_behind)(struct vd_storage *storage, struct vd_range range);
+    /* NULL: zeros */
+    void (*stats)(struct vd_storage *storage, struct vd_storage_stats *stats);
 };
 
 /* Every storage begins life in vd_storage_new(), zeroed but for these. */
 struct vd_storage {
     const struct vd_storage_driver *driver;
-    char *name;           /* as given; shown in messages, so it never holds a password */
+    char *name;           /* shown in messages: as given, but for user and password of a URL */
     void *state;          /* the driver's own */
     uint32_t flags;       /* of enum vd_storage_open_flag, as given */
     uint32_t caps;        /* of enum vd_storage_cap */

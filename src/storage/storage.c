@@ -6,6 +6,7 @@
  * S2  A request for a driver with an alignment goes through align.c when it is not aligned.
  * S3  Buffers are all zero after a failed read.
  * S4  Messages begin with the name of the storage, once.
+ * S5  The name shown has no user and password: only the driver sees those of a URL.
  */
 #include "storage/storage.h"
 
@@ -72,6 +73,19 @@ bool vd_storage_name_is_local(const char *name)
     return !find_driver(name)->schemes;
 }
 
+/* S5: cuts user:password@ out of scheme://user:password@host/... */
+static void strip_secrets(char *name)
+{
+    char *authority = strstr(name, "://");
+    if (!authority)
+        return;
+    authority += 3;
+    size_t length = strcspn(authority, "/?#");
+    const char *at = memrchr(authority, '@', length);
+    if (at)
+        memmove(authority, at + 1, strlen(at + 1) + 1);
+}
+
 int vd_storage_open(const char *name, const struct vd_storage_options *options,
                     struct vd_storage **storage, struct vdisk_error *err)
 {
@@ -80,15 +94,17 @@ int vd_storage_open(const char *name, const struct vd_storage_options *options,
         options = &defaults;
 
     const struct vd_storage_driver *driver = find_driver(name);
-    if ((options->flags & VD_STORAGE_WRITE) && !driver->pwritev)
-        return vd_err_set(err, EROFS, "%s: %s storage can only be read", name, driver->name);
-
     struct vd_storage *st = NULL;
     int ret = vd_storage_new(driver, name, &st, err);
     if (ret < 0)
         return ret;
     st->flags = options->flags;
-    ret = driver->open(st, name, options, err);
+    if (driver->schemes)
+        strip_secrets(st->name);
+    if ((options->flags & VD_STORAGE_WRITE) && !driver->pwritev)
+        ret = vd_err_set(err, EROFS, "%s storage can only be read", driver->name);
+    else
+        ret = driver->open(st, name, options, err);
     if (ret < 0) {
         vd_err_prefix(err, ret, "%s: ", st->name);
         storage_free(st);
@@ -337,4 +353,11 @@ void vd_storage_write_behind(struct vd_storage *storage, struct vd_range range)
 {
     if (storage->driver->write_behind && range.length && vd_range_is_within(range, INT64_MAX))
         storage->driver->write_behind(storage, range);
+}
+
+void vd_storage_stats(struct vd_storage *storage, struct vd_storage_stats *stats)
+{
+    *stats = (struct vd_storage_stats){0};
+    if (storage->driver->stats)
+        storage->driver->stats(storage, stats);
 }

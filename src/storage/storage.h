@@ -143,4 +143,13 @@ int vd_storage_copy(struct vd_storage *from, uint64_t from_offset, struct vd_sto
  */
 void vd_storage_write_behind(struct vd_storage *storage, struct vd_range range);
 
+/* What a server was asked, retries included. */
+struct vd_storage_stats {
+    uint64_t requests;
+    uint64_t bytes; /* received, of what is stored there */
+};
+
+/* All zero for what is not on a server. */
+void vd_storage_stats(struct vd_storage *storage, struct vd_storage_stats *stats);
+
 #endif
