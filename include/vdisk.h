@@ -537,6 +537,101 @@ VDISK_PUBLIC VDISK_MUST_CHECK int vdisk_measure(const char *format, uint64_t siz
                                                 struct vdisk_measure_result *result,
                                                 struct vdisk_error *err);
 
+/* ------------------------------------------------------------------------------------------ */
+/* Convert                                                                                    */
+/* ------------------------------------------------------------------------------------------ */
+
+/** Flags of struct vdisk_convert_options. */
+enum vdisk_convert_flag {
+    VDISK_CONVERT_NO_CREATE = 1 << 0,      /**< write into the image that is there, in place */
+    VDISK_CONVERT_TARGET_IS_ZERO = 1 << 1, /**< that image reads as zero: with NO_CREATE */
+    VDISK_CONVERT_ALLOCATE_ALL = 1 << 2,   /**< no holes in the target, zeros are not looked for */
+    VDISK_CONVERT_SALVAGE = 1 << 3,     /**< what cannot be read becomes zeros, and is reported */
+    VDISK_CONVERT_COPY_OFFLOAD = 1 << 4 /**< let the system copy, where it can; data is then not
+                                             searched for zeros */
+};
+
+/**
+ * struct vdisk_convert_options - what is converted into what; zero means the default
+ * @struct_bytes:   sizeof(struct vdisk_convert_options)
+ * @flags:          of enum vdisk_convert_flag
+ * @workers:        pieces under way at once; default: twice the processors, at most 8; 64 at most
+ * @sources:        names of images; several make one disk, one behind the other
+ * @source_entries: count of @sources, at least 1
+ * @source_format:  of all sources, or NULL to look
+ * @source_flags:   for opening them: VDISK_OPEN_SHARE, _DIRECT, _SEQUENTIAL
+ * @target_flags:   for opening it: VDISK_OPEN_DIRECT, _SYNC, _UNSAFE
+ * @target:         name of a local file or block device
+ * @target_format:  default raw; with VDISK_CONVERT_NO_CREATE NULL means to look, and raw must be
+ *                  named
+ * @create:         for the new image, or NULL; its size is that of the sources if 0, and not less
+ * @sparse_bytes:   so many zero bytes in a row in the data become a hole: multiple of 512, at most
+ *                  2 MiB; default 4096.  Formats with clusters look at whole clusters.
+ * @rate_bytes:     most bytes of data a second; default: no limit
+ * @network:        for sources on servers, or NULL
+ * @progress:       called now and then, or NULL; the phase is "copy"
+ * @report:         told of each range that was salvaged, in words, or NULL; one call at a time
+ * @opaque:         for @progress and @report
+ * @reserved:       zero
+ */
+struct vdisk_convert_options {
+    size_t struct_bytes;
+    uint32_t flags;
+    uint32_t workers;
+    const char *const *sources;
+    size_t source_entries;
+    const char *source_format;
+    uint32_t source_flags;
+    uint32_t target_flags;
+    const char *target;
+    const char *target_format;
+    const struct vdisk_create_options *create;
+    uint64_t sparse_bytes;
+    uint64_t rate_bytes;
+    const struct vdisk_network_options *network;
+    vdisk_progress_fn progress;
+    vdisk_report_fn report;
+    void *opaque;
+    uint64_t reserved;
+};
+
+/**
+ * struct vdisk_convert_result - what a conversion did
+ * @struct_bytes:   [in] sizeof(struct vdisk_convert_result)
+ * @virtual_bytes:  size of the disk that was copied
+ * @data_bytes:     bytes that were copied as data
+ * @shared_bytes:   of these, bytes that the system copied, or shares between the files
+ * @salvaged_bytes: bytes that could not be read and are zeros in the target
+ */
+struct vdisk_convert_result {
+    size_t struct_bytes;
+    uint64_t virtual_bytes;
+    uint64_t data_bytes;
+    uint64_t shared_bytes;
+    uint64_t salvaged_bytes;
+};
+
+/**
+ * vdisk_convert() - copy disks into a new image, or into one that is there
+ * @options: what and how
+ * @result:  [in, out, may be NULL] struct_bytes set by the caller
+ * @err:     [out, may be NULL] the story
+ *
+ * A target that is a regular file, or not there yet, is written under another name in its
+ * directory, `.NAME.vdisk-XXXXXXXX.part`, and takes its own name when it is complete and durable:
+ * an older file of that name stays as it was until then, and for good if anything fails.  Mode and
+ * owner are those of the older file; other names (hard links) of it keep the old content.  With
+ * VDISK_CONVERT_NO_CREATE, and for block devices, the target is written in place.  Pieces are
+ * written in no particular order.
+ *
+ * Return: 0: complete, and durable unless VDISK_OPEN_UNSAFE; -EINVAL: options, or source and
+ * target are the same file; -ECANCELED; -EAGAIN: locked by another process; -ENOSPC, -EIO, ...:
+ * the message names the file.
+ */
+VDISK_PUBLIC VDISK_MUST_CHECK int vdisk_convert(const struct vdisk_convert_options *options,
+                                                struct vdisk_convert_result *result,
+                                                struct vdisk_error *err);
+
 #ifdef __cplusplus
 }
 #endif

@@ -2,6 +2,7 @@
 /* Progress, cancelling, turns and the rate of long work. */
 #include "job/job.h"
 
+#include <assert.h>
 #include <time.h>
 
 #include "util/range.h"
@@ -37,9 +38,13 @@ void vd_job_destroy(struct vd_job *job)
     vd_mutex_destroy(&job->lock);
 }
 
-static int canceled(struct vdisk_error *err)
+/* J3 */
+static int stopped(struct vd_job *job, struct vdisk_error *err)
 {
-    return vd_err_set(err, ECANCELED, "canceled");
+    vd_mutex_lock(&job->lock);
+    struct vdisk_error failure = job->failure;
+    vd_mutex_unlock(&job->lock);
+    return failure.code ? vd_err_copy(err, &failure) : vd_err_set(err, ECANCELED, "canceled");
 }
 
 /* J1, J2.  Returns false if the caller cancels. */
@@ -68,7 +73,7 @@ static int report(struct vd_job *job, struct vdisk_error *err)
     if (goes_on)
         return 0;
     vd_job_stop(job);
-    return canceled(err);
+    return stopped(job, err);
 }
 
 int vd_job_phase(struct vd_job *job, const char *phase, uint64_t total_bytes, uint64_t total_blocks,
@@ -91,7 +96,7 @@ int vd_job_advance(struct vd_job *job, struct vd_job_step step, struct vdisk_err
     atomic_fetch_add(&job->moved_bytes, step.moved_bytes);
     atomic_fetch_add(&job->done_blocks, step.done_blocks);
     if (vd_job_is_stopped(job))
-        return canceled(err);
+        return stopped(job, err);
     if (!job->progress)
         return 0;
 
@@ -107,6 +112,16 @@ int vd_job_advance(struct vd_job *job, struct vd_job_step step, struct vdisk_err
 int vd_job_finish(struct vd_job *job, struct vdisk_error *err)
 {
     return report(job, err);
+}
+
+int vd_job_fail(struct vd_job *job, const struct vdisk_error *err)
+{
+    assert(err->code);
+    vd_mutex_lock(&job->lock);
+    vd_err_copy(&job->failure, err);
+    vd_mutex_unlock(&job->lock);
+    vd_job_stop(job);
+    return -err->code;
 }
 
 void vd_job_stop(struct vd_job *job)
@@ -168,7 +183,7 @@ int vd_job_turn_wait(struct vd_job *job, uint64_t piece, struct vdisk_error *err
         vd_cond_wait(&job->turned, &job->lock);
     bool mine = job->turn == piece;
     vd_mutex_unlock(&job->lock);
-    return mine ? 0 : canceled(err);
+    return mine ? 0 : stopped(job, err);
 }
 
 void vd_job_turn_done(struct vd_job *job)

@@ -141,6 +141,24 @@ static void a_stop_is_not_a_cancel(void **state)
     vd_job_destroy(&job);
 }
 
+static void the_first_failure_is_everybodys(void **state)
+{
+    (void)state;
+    struct vd_job job;
+    struct vdisk_error first = {.code = EIO, .message = "the first"};
+    struct vdisk_error second = {.code = ENOSPC, .message = "the second"};
+    struct vdisk_error err = {0};
+    vd_job_init(&job, NULL, NULL, 1);
+    assert_int_equal(vd_job_fail(&job, &first), -EIO);
+    assert_int_equal(vd_job_fail(&job, &second), -ENOSPC);
+    assert_int_equal(vd_job_advance(&job, (struct vd_job_step){0}, &err), -EIO);
+    assert_string_equal(err.message, "the first");
+    assert_int_equal(vd_job_throttle(&job, 1000000, NULL), 0);
+    assert_int_equal(vd_job_throttle(&job, 1000000, NULL), -EIO);
+    assert_false(vd_job_is_canceled(&job));
+    vd_job_destroy(&job);
+}
+
 static void reports_are_few(void **state)
 {
     (void)state;
@@ -188,6 +206,7 @@ int main(void)
         cmocka_unit_test(canceling_ends_every_worker),
         cmocka_unit_test(canceling_at_the_first_report),
         cmocka_unit_test(a_stop_is_not_a_cancel),
+        cmocka_unit_test(the_first_failure_is_everybodys),
         cmocka_unit_test(reports_are_few),
         cmocka_unit_test(the_rate_is_kept),
         cmocka_unit_test(worker_counts),

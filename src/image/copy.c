@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Copies from one disk to another that do not pass through this process.
+ *
+ * The rules I1 and I3 of image/io.c hold here too: both disks are entered, and clusters are held by
+ * the guard from before their allocation until write_done().
+ */
+#include "image/copy.h"
+
+#include "image/image_priv.h"
+
+/* One mapping of the source into (a part of) one mapping of the target. */
+static int copy_mapping(const struct vd_image_copy *copy, const struct vd_mapping *from,
+                        const struct vd_mapping *to, struct vdisk_error *err)
+{
+    int ret = -EOPNOTSUPP;
+    bool covers = to->clusters.length == to->guest.length || to->fill == VD_FILL_NONE;
+    if (to->kind == VD_MAP_DATA && (!to->fresh || covers))
+        ret = vd_storage_copy(from->storage, from->host_offset, to->storage, to->host_offset,
+                              to->guest.length, copy->flags, err);
+    if (to->fresh)
+        vd_format_write_done(copy->to->format, to, ret == 0);
+    return ret;
+}
+
+/* Copies what is at the start of @rest; *done gets its length. */
+static int copy_one(const struct vd_image_copy *copy, struct vd_range rest, uint64_t to_offset,
+                    uint64_t *done, struct vdisk_error *err)
+{
+    struct vd_mapping from;
+    int ret = vd_format_map(copy->from->format, rest, &from, err);
+    if (ret == 0 && from.kind != VD_MAP_DATA)
+        ret = -EOPNOTSUPP;
+    if (ret < 0)
+        return ret;
+
+    struct vdisk_image *image = copy->to;
+    struct vd_range target = vd_range(to_offset, from.guest.length);
+    struct vd_guard_range mine;
+    struct vd_mapping to;
+    vd_guard_hold(&image->guard, &mine, vd_range_expand(target, image->cluster_bytes));
+    ret = vd_format_map_for_write(image->format, target, true, &to, err);
+    if (ret == 0) {
+        *done = to.guest.length;
+        ret = copy_mapping(copy, &from, &to, err);
+    }
+    vd_guard_release(&image->guard, &mine);
+    return ret;
+}
+
+int vd_image_copy(const struct vd_image_copy *copy, uint64_t *done, struct vdisk_error *err)
+{
+    *done = 0;
+    int ret = vd_image_check_request(copy->from, copy->from_offset, copy->length, err);
+    if (ret == 0)
+        ret = vd_image_check_request(copy->to, copy->to_offset, copy->length, err);
+    if (ret < 0)
+        return ret;
+
+    unsigned from_ticket = vd_format_enter(copy->from->format);
+    unsigned to_ticket = vd_format_enter(copy->to->format);
+    while (*done < copy->length && ret == 0) {
+        uint64_t step = 0;
+        ret = copy_one(copy, vd_range(copy->from_offset + *done, copy->length - *done),
+                       copy->to_offset + *done, &step, err);
+        if (ret == 0)
+            *done += step;
+    }
+    vd_format_leave(copy->to->format, to_ticket);
+    vd_format_leave(copy->from->format, from_ticket);
+    return ret;
+}
+
+void vd_image_write_behind(struct vdisk_image *image, uint64_t offset, uint64_t length)
+{
+    if (vd_image_check_request(image, offset, length, NULL) < 0)
+        return;
+    unsigned ticket = vd_format_enter(image->format);
+    struct vd_range rest = vd_range(offset, length);
+    struct vd_mapping mapping;
+    while (rest.length && vd_format_map(image->format, rest, &mapping, NULL) == 0) {
+        if (mapping.kind == VD_MAP_DATA)
+            vd_storage_write_behind(mapping.storage,
+                                    vd_range(mapping.host_offset, mapping.guest.length));
+        rest = vd_range(vd_range_end(mapping.guest), rest.length - mapping.guest.length);
+    }
+    vd_format_leave(image->format, ticket);
+}

@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: MIT */
+/* The disks a conversion reads. */
+#include "job/convert_source.h"
+
+#include <assert.h>
+#include <stdlib.h>
+
+#include "util/mem.h"
+
+int vd_convert_source_open(struct vd_convert_source *source,
+                           const struct vdisk_convert_options *options, struct vdisk_error *err)
+{
+    struct vdisk_open_options open_options = {
+        .struct_bytes = sizeof(open_options),
+        .flags = options->source_flags,
+        .format = options->source_format,
+        .network = options->network,
+    };
+    *source = (struct vd_convert_source){0};
+    source->parts = vd_alloc_array(options->source_entries, sizeof(*source->parts));
+    if (!source->parts)
+        return vd_err_nomem(err, "the list of sources");
+
+    for (size_t i = 0; i < options->source_entries; i++) {
+        struct vd_convert_part *part = &source->parts[i];
+        int ret = vdisk_image_open(options->sources[i], &open_options, &part->image, err);
+        if (ret < 0)
+            return ret;
+        source->part_entries++;
+        part->range = vd_range(source->size, vdisk_image_size(part->image));
+        atomic_init(&part->can_share, true);
+        atomic_init(&part->can_offload, true);
+        if (part->range.length > (uint64_t)INT64_MAX - source->size)
+            return vd_err_set(err, EFBIG, "%s: the sources together are larger than 2^63 bytes",
+                              options->sources[i]);
+        source->size += part->range.length;
+    }
+    return 0;
+}
+
+void vd_convert_source_close(struct vd_convert_source *source)
+{
+    for (size_t i = 0; i < source->part_entries; i++)
+        vdisk_image_close(source->parts[i].image, NULL); /* read-only: nothing to lose */
+    free(source->parts);
+    *source = (struct vd_convert_source){0};
+}
+
+struct vd_convert_part *vd_convert_source_part(const struct vd_convert_source *source,
+                                               uint64_t offset)
+{
+    assert(offset < source->size);
+    struct vd_convert_part *part = source->parts;
+    while (offset >= vd_range_end(part->range))
+        part++;
+    return part;
+}
+
+int vd_convert_source_read(const struct vd_convert_source *source, void *buf, struct vd_range range,
+                           struct vdisk_error *err)
+{
+    uint8_t *to = buf;
+    while (range.length) {
+        const struct vd_convert_part *part = vd_convert_source_part(source, range.offset);
+        size_t step = (size_t)vd_min(range.length, vd_range_end(part->range) - range.offset);
+        int ret = vdisk_image_pread(part->image, to, step, range.offset - part->range.offset, err);
+        if (ret < 0)
+            return ret;
+        to += step;
+        range = vd_range(range.offset + step, range.length - step);
+    }
+    return 0;
+}
+
+int vd_convert_source_look(const struct vd_convert_source *source, struct vd_range range,
+                           bool *is_zero, uint64_t *length, struct vdisk_error *err)
+{
+    const struct vd_convert_part *part = vd_convert_source_part(source, range.offset);
+    struct vdisk_extent extent;
+    int ret = vdisk_image_extent(part->image, range.offset - part->range.offset,
+                                 vd_min(range.length, vd_range_end(part->range) - range.offset),
+                                 &extent, err);
+    if (ret < 0)
+        return ret;
+    *is_zero = (extent.flags & VDISK_EXTENT_ZERO) != 0;
+    *length = extent.length;
+    return 0;
+}
