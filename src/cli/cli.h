@@ -128,6 +128,9 @@ int vd_cli_want_operands(struct vd_cli *cli, int min, int max, const char *what)
 int vd_cli_parse_number(struct vd_cli *cli, const char *option, const char *text, uint64_t min,
                         uint64_t max, uint64_t *value);
 
+/* Parses a size.  @option as the user wrote it, for the message; NULL for an operand. */
+int vd_cli_parse_size(const char *option, const char *text, uint64_t *size);
+
 void vd_cli_print_help(const struct vd_cli_verb *verb);
 
 /* --- errors: one line on stderr, beginning with "vdisk: " ----------------------------------- */

@@ -75,19 +75,18 @@ static int create(struct vd_cli *cli, const char *name, const char *size_text,
         return 0;
     }
     struct vdisk_create_options create = {.struct_bytes = sizeof(create)};
-    int status = vd_create_options_take(list, format, size_text, &create);
+    int status = vd_create_options_take(list, format, size_text, false, &create);
     if (status != VD_CLI_GO)
         return status;
     if (!name)
         return vd_cli_usage_error(cli, "too few arguments: FILE SIZE wanted");
 
-    bool prints = !cli->quiet || cli->json;
-    if (prints && !cli->json)
+    if (!cli->quiet && !cli->json)
         print_result(cli, name, format, &create);
     struct vdisk_error err = {0};
     if (vdisk_image_create(name, format, &create, &err) < 0)
         return vd_cli_fail(&err);
-    return cli->json ? print_result(cli, name, format, &create) : 0;
+    return cli->json && !cli->quiet ? print_result(cli, name, format, &create) : 0;
 }
 
 static int run(struct vd_cli *cli, int argc, char **argv)

@@ -2,11 +2,8 @@
 /* The -o options of new images. */
 #include "cli/createopt.h"
 
-#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
-
-#include "cli/size.h"
 
 static const char *const preallocation_names[] = {
     [VDISK_PREALLOCATION_OFF] = "off",
@@ -33,15 +30,6 @@ int vd_preallocation_parse(const char *option, const char *text,
     return 1;
 }
 
-int vd_create_parse_size(const char *text, uint64_t *size)
-{
-    int ret = vd_size_parse(text, size);
-    if (ret == 0)
-        return VD_CLI_GO;
-    vd_cli_error("%s", vd_size_problem(ret));
-    return 1;
-}
-
 static int take_preallocation(struct vd_optlist *list, const char *format,
                               struct vdisk_create_options *create)
 {
@@ -60,7 +48,7 @@ static int take_preallocation(struct vd_optlist *list, const char *format,
 }
 
 int vd_create_options_take(struct vd_optlist *list, const char *format, const char *size_text,
-                           struct vdisk_create_options *create)
+                           bool has_size, struct vdisk_create_options *create)
 {
     const char *size_option = vd_optlist_take(list, "size");
     if (size_option && size_text) {
@@ -69,7 +57,8 @@ int vd_create_options_take(struct vd_optlist *list, const char *format, const ch
         return 1;
     }
     const char *text = size_text ? size_text : size_option;
-    int status = text ? vd_create_parse_size(text, &create->size) : VD_CLI_GO;
+    int status =
+        text ? vd_cli_parse_size(size_text ? NULL : "-o size", text, &create->size) : VD_CLI_GO;
     if (status == VD_CLI_GO)
         status = take_preallocation(list, format, create);
     if (status != VD_CLI_GO)
@@ -84,7 +73,7 @@ int vd_create_options_take(struct vd_optlist *list, const char *format, const ch
                          format);
         return 1;
     }
-    if (!text && !create->size) {
+    if (!text && !has_size) {
         vd_cli_error("Image creation needs a size parameter");
         return 1;
     }

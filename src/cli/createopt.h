@@ -8,17 +8,14 @@
 
 /*
  * Takes the options out of @list into @create.  @size_text: the size operand, or NULL; it and
- * size= must not both be there, one of them must unless create->size is not 0 already.
+ * size= must not both be there, and one of them must unless @has_size: create->size is right then.
  * Returns VD_CLI_GO, or the exit status after printing what is wrong; leftovers are errors.
  */
 int vd_create_options_take(struct vd_optlist *list, const char *format, const char *size_text,
-                           struct vdisk_create_options *create);
+                           bool has_size, struct vdisk_create_options *create);
 
 /* The answer to -o help. */
 void vd_create_options_print(const char *format);
-
-/* Parses a size and prints what is wrong.  Returns VD_CLI_GO or the exit status. */
-int vd_create_parse_size(const char *text, uint64_t *size);
 
 /* "off", "falloc" or "full" and back.  @option: as the user wrote it, for the message. */
 const char *vd_preallocation_name(enum vdisk_preallocation preallocation);

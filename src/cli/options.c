@@ -10,6 +10,7 @@
 #include "cli/cache.h"
 #include "cli/cli.h"
 #include "cli/secret.h"
+#include "cli/size.h"
 #include "util/mem.h"
 
 enum {
@@ -133,6 +134,16 @@ int vd_cli_parse_number(struct vd_cli *cli, const char *option, const char *text
                                   option, text, min, max);
     *value = number;
     return VD_CLI_GO;
+}
+
+int vd_cli_parse_size(const char *option, const char *text, uint64_t *size)
+{
+    int ret = vd_size_parse(text, size);
+    if (ret == 0)
+        return VD_CLI_GO;
+    vd_cli_error("%s%s'%s': %s", option ? option : "", option ? " " : "", text,
+                 vd_size_problem(ret));
+    return 1;
 }
 
 static int take_cache(struct vd_cli *cli, char letter, const char *value, uint32_t *flags)

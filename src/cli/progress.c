@@ -153,7 +153,8 @@ static void show(struct vd_cli *cli, bool is_new_phase)
     double percent = percent_of(&meter->now);
     if (cli->progress && meter->is_terminal && is_due)
         draw_bar(meter, at_ns);
-    if (cli->progress && !meter->is_terminal && percent >= meter->shown_percent + STEP_PERCENT) {
+    bool is_step = percent >= meter->shown_percent + STEP_PERCENT || percent < meter->shown_percent;
+    if (cli->progress && !meter->is_terminal && is_step && percent < 100) { /* 100 is the end's */
         meter->shown_percent = percent;
         print_percent(percent);
     }

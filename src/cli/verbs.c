@@ -4,10 +4,17 @@
 
 #include <string.h>
 
+/* clang-format off */
 static const struct vd_cli_verb *const verbs[] = {
+    &vd_cmd_check,
     &vd_cmd_create,
+    &vd_cmd_dd,
     &vd_cmd_info,
+    &vd_cmd_map,
+    &vd_cmd_measure,
+    &vd_cmd_resize,
 };
+/* clang-format on */
 
 const struct vd_cli_verb *vd_cli_verb_at(size_t index)
 {
