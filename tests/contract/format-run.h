@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: MIT */
+/* Random operations on an image, each of them done to the model too, and compared. */
+#ifndef VT_FORMAT_RUN_H
+#define VT_FORMAT_RUN_H
+
+#include "format-model.h"
+#include "format-subject.h"
+
+struct vt_run {
+    struct vt_subject subject;
+    struct vt_model model;
+    struct vt_random random;
+    struct vdisk_image *image; /* NULL between sessions */
+    uint8_t *buf;              /* room for the largest window */
+    uint64_t size_max;
+    uint64_t generation;
+    uint64_t ops_done;
+};
+
+/* Makes an image of @size bytes, does @ops operations in some sessions, and checks everything. */
+void vt_run_format(const char *format, enum vt_place place, uint64_t size, uint64_t ops,
+                   uint64_t seed);
+
+/* The same model, by threads that own stripes of it which share blocks. */
+void vt_run_threads(const char *format, enum vt_place place, uint64_t ops, uint64_t seed);
+
+/* All windows of @run's image against the model. */
+void vt_run_compare(struct vt_run *run);
+
+/* The extents of the whole disk: they cover it, and zeros are zeros. */
+void vt_run_walk(struct vt_run *run);
+
+#endif

@@ -1,0 +1,150 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * One suite for every format driver: random operations against plain arrays, on every kind of
+ * storage, with sizes of the disk at corners.
+ *
+ *   test-format FORMAT
+ *
+ * VD_TEST_OPS: operations for each kind of storage, default 20000; 1000000 for a full run.
+ * VD_TEST_SEED: seed, default a fixed one; the seed of each part is printed.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "drivers/check.h"
+#include "format-run.h"
+
+#define MIB (UINT64_C(1) << 20)
+#define GIB (UINT64_C(1) << 30)
+
+struct setting {
+    const char *format;
+    uint64_t ops;
+    uint64_t seed;
+    enum vt_place place;
+};
+
+static uint64_t number_from(const char *variable, uint64_t fallback)
+{
+    const char *text = getenv(variable);
+    return text ? strtoull(text, NULL, 0) : fallback;
+}
+
+/* The disks; the last ones only where the format and the place can have them. */
+static const uint64_t sizes[] = {
+    512,
+    VT_BLOCK_BYTES - 512,
+    VT_BLOCK_BYTES,
+    3 * VT_BLOCK_BYTES + 512,
+    2 * MIB + 1536,
+    128 * MIB + 512,
+    300 * MIB + 98304,
+    64 * GIB,
+    256 * GIB - 512,
+    256 * GIB,
+};
+
+static uint64_t size_limit(const struct setting *setting)
+{
+    if (strcmp(setting->format, "gow1") == 0)
+        return 64 * GIB;
+    if (vt_format_is_gow(setting->format))
+        return 256 * GIB;
+    return setting->place == VT_PLACE_MEM ? 256 * GIB : 300 * MIB + 98304;
+}
+
+static void test_random_operations(void **state)
+{
+    const struct setting *setting = *state;
+    size_t count = 0;
+    while (count < sizeof(sizes) / sizeof(sizes[0]) && sizes[count] <= size_limit(setting))
+        count++;
+    if (!vt_place_works(setting->place))
+        skip();
+    for (size_t i = 0; i < count; i++)
+        vt_run_format(setting->format, setting->place, sizes[i], setting->ops / count + 1,
+                      vt_mix(setting->seed + i));
+}
+
+static void test_threads(void **state)
+{
+    const struct setting *setting = *state;
+    if (!vt_place_works(setting->place))
+        skip();
+    vt_run_threads(setting->format, setting->place, setting->ops / 2, setting->seed);
+}
+
+static void test_refuses_what_is_outside(void **state)
+{
+    const struct setting *setting = *state;
+    struct vt_subject subject;
+    uint8_t buf[1024];
+    vt_subject_create(&subject, setting->format, VT_PLACE_MEM, MIB);
+    struct vdisk_image *image = vt_subject_open(&subject, VDISK_OPEN_WRITE);
+    struct vdisk_extent extent;
+    VT_FAILS(EINVAL, vdisk_image_pread(image, buf, 1024, MIB - 512, &vt_err));
+    VT_FAILS(EINVAL, vdisk_image_pread(image, buf, 1, UINT64_MAX, &vt_err));
+    VT_FAILS(EINVAL, vdisk_image_pwrite(image, buf, 1024, MIB - 512, &vt_err));
+    VT_FAILS(EINVAL, vdisk_image_write_zeroes(image, MIB, 1, 0, &vt_err));
+    VT_FAILS(EINVAL, vdisk_image_write_zeroes(image, 1, UINT64_MAX, 0, &vt_err));
+    VT_FAILS(EINVAL, vdisk_image_write_zeroes(image, 0, 1, 0x100, &vt_err));
+    VT_FAILS(EINVAL, vdisk_image_discard(image, 0, MIB + 1, &vt_err));
+    VT_FAILS(EINVAL, vdisk_image_extent(image, MIB, 1, &extent, &vt_err));
+    VT_FAILS(EINVAL, vdisk_image_extent(image, 0, 0, &extent, &vt_err));
+    /* Nothing at all is no request, wherever it is. */
+    VT_OK(vdisk_image_pread(image, buf, 0, MIB, &vt_err));
+    VT_OK(vdisk_image_pwrite(image, buf, 0, MIB, &vt_err));
+    VT_OK(vdisk_image_write_zeroes(image, MIB, 0, 0, &vt_err));
+    VT_OK(vdisk_image_discard(image, 0, 0, &vt_err));
+    VT_OK(vdisk_image_close(image, &vt_err));
+    vt_subject_destroy(&subject);
+}
+
+static void test_read_only_is_read_only(void **state)
+{
+    const struct setting *setting = *state;
+    struct vt_subject subject;
+    uint8_t buf[512] = {1};
+    vt_subject_create(&subject, setting->format, VT_PLACE_MEM, MIB);
+    struct vdisk_image *image = vt_subject_open(&subject, 0);
+    VT_FAILS(EROFS, vdisk_image_pwrite(image, buf, 512, 0, &vt_err));
+    VT_FAILS(EROFS, vdisk_image_write_zeroes(image, 0, 512, 0, &vt_err));
+    VT_FAILS(EROFS, vdisk_image_discard(image, 0, 512, &vt_err));
+    VT_FAILS(EROFS, vdisk_image_resize(image, 2 * MIB, VDISK_PREALLOCATION_OFF, &vt_err));
+    VT_OK(vdisk_image_flush(image, &vt_err));
+    VT_OK(vdisk_image_pread(image, buf, 512, 0, &vt_err));
+    assert_int_equal(buf[0], 0);
+    VT_OK(vdisk_image_close(image, &vt_err));
+    vt_subject_destroy(&subject);
+}
+
+int main(int argc, char **argv)
+{
+    cmocka_set_message_output(CM_OUTPUT_TAP);
+    if (argc != 2) {
+        fprintf(stderr, "usage: test-format FORMAT\n");
+        return 2;
+    }
+    struct setting settings[VT_PLACES];
+    for (enum vt_place place = 0; place < VT_PLACES; place++)
+        settings[place] = (struct setting){.format = argv[1],
+                                           .ops = number_from("VD_TEST_OPS", 20000),
+                                           .seed = number_from("VD_TEST_SEED", 20261121),
+                                           .place = place};
+#define ON(test, where)                                                    \
+    {                                                                      \
+#test " on " #where, test, NULL, NULL, &settings[VT_PLACE_##where] \
+    }
+    const struct CMUnitTest tests[] = {
+        ON(test_refuses_what_is_outside, MEM),
+        ON(test_read_only_is_read_only, MEM),
+        ON(test_random_operations, MEM),
+        ON(test_random_operations, FILE),
+        ON(test_random_operations, DIRECT),
+        ON(test_threads, MEM),
+        ON(test_threads, FILE),
+        ON(test_threads, DIRECT),
+    };
+    return cmocka_run_group_tests_name(argv[1], tests, NULL, NULL);
+}
