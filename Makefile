@@ -4,7 +4,7 @@ PREFIX       = /usr/local
 DESTDIR      =
 FUZZ_SECONDS = 60
 
-export BENCH_DATA_MIB
+export BENCH_DATA_MIB BENCH_SYNC_MIB BENCH_ROUNDS BENCH_DIR
 
 all:
 	@tools/configure $(BUILD) --prefix=$(PREFIX)
