@@ -10,6 +10,7 @@ static const struct vd_cli_verb *const verbs[] = {
     &vd_cmd_create,
     &vd_cmd_dd,
     &vd_cmd_info,
+    &vd_cmd_io,
     &vd_cmd_map,
     &vd_cmd_measure,
     &vd_cmd_resize,
