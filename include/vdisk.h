@@ -212,14 +212,15 @@ struct vdisk_create_options {
 
 /**
  * vdisk_image_create() - make a new, empty image, durable when this returns
- * @name:    path of a file: made, or emptied if it is there and nobody has it open
+ * @name:    path: a new file gets it when it is complete, in the place of an old one, if there
+ *           is one and nobody has it open; a block device is written in place
  * @format:  format name; "gow" means "gow3"
  * @options: size and the rest
  * @err:     [out, may be NULL] the story
  *
  * Return: 0; -EINVAL: size or options outside the format's limits; -EAGAIN: locked by another
- * process; -ENOSPC, ...: the system.  On failure a file that was not there before is not there
- * afterwards either.
+ * process; -ENOSPC, ...: the system.  On failure what was there before is untouched (but for a
+ * block device).
  */
 VDISK_PUBLIC VDISK_MUST_CHECK int vdisk_image_create(const char *name, const char *format,
                                                      const struct vdisk_create_options *options,

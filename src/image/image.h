@@ -19,6 +19,17 @@ int vd_image_storage_options(const struct vdisk_open_options *options,
 int vd_image_open_on(struct vd_storage *file, const struct vdisk_open_options *options,
                      struct vdisk_image **image, struct vdisk_error *err);
 
+/*
+ * Are these options such that an image of @format can be made?  *driver gets the format.  Asked
+ * before anything is touched.
+ */
+int vd_image_check_create(const char *format, const struct vdisk_create_options *options,
+                          const struct vd_format_driver **driver, struct vdisk_error *err);
+
+/* Makes a new image in place, over whatever is at @place; durable. */
+int vd_image_create_at(const char *place, const struct vd_format_driver *driver,
+                       const struct vdisk_create_options *options, struct vdisk_error *err);
+
 struct vd_format *vd_image_format(struct vdisk_image *image);
 
 #endif

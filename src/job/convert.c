@@ -47,8 +47,8 @@ struct convert {
 /* The temporary name of the target says little to who reads the message. */
 static int target_failed(const struct convert *convert, int ret, struct vdisk_error *err)
 {
-    if (ret < 0 && convert->target.part_name)
-        vd_err_prefix(err, ret, "%s: ", convert->target.name);
+    if (ret < 0 && convert->target.file.part_name)
+        vd_err_prefix(err, ret, "%s: ", convert->target.file.name);
     return ret;
 }
 

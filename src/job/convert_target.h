@@ -2,23 +2,18 @@
 /*
  * The image a conversion writes.
  *
- * T1  A regular file, or a name where nothing is yet, is written under another name in the same
- *     directory, and renamed when it is complete and durable.  Whatever happens before, the old
- *     file is as it was.
- * T2  The old file is held open for writing, and so locked, until then: nobody else starts to use
- *     a disk that is about to be replaced, and a disk in use is not replaced.
- * T3  Everything else (VDISK_CONVERT_NO_CREATE, block devices) is written in place.
+ * A new one gets its name when it is complete and durable, and the old file of that name stays as
+ * it was until then (storage/new_file.h).  With VDISK_CONVERT_NO_CREATE, it is written in place.
  */
 #ifndef VD_JOB_CONVERT_TARGET_H
 #define VD_JOB_CONVERT_TARGET_H
 
 #include "image/image.h"
+#include "storage/new_file.h"
 
 struct vd_convert_target {
     struct vdisk_image *image;
-    char *name;             /* where it ends up, symbolic links followed */
-    char *part_name;        /* where it is written, NULL: in place */
-    struct vd_storage *old; /* T2, or NULL */
+    struct vd_new_file file; /* its part_name is NULL when it is written in place */
     bool is_durable;
     bool reads_zero; /* what has not been written reads as zero */
 };
