@@ -51,15 +51,28 @@ static int make_request(struct vdisk_image *image, const struct iovec *iov, int 
     return vd_image_check_request(image, offset, length, err);
 }
 
-/* The buffers of @request that belong to @guest, in *part, which is to be freed. */
-static int request_part(const struct request *request, struct vd_range guest, struct iovec **part,
-                        int *part_entries, struct vdisk_error *err)
+/* The buffers of a request that belong to a part of its range. */
+struct part {
+    const struct iovec *iov;
+    int entries;
+    struct iovec one;    /* the usual case needs no memory */
+    struct iovec *owned; /* to be freed, or NULL */
+};
+
+static int make_part(const struct request *request, struct vd_range guest, struct part *part,
+                     struct vdisk_error *err)
 {
-    *part = vd_alloc_array((size_t)request->iov_entries, sizeof(**part));
-    if (!*part)
+    *part = (struct part){.iov = request->iov, .entries = request->iov_entries};
+    if (guest.length == request->guest.length)
+        return 0;
+    struct iovec *iov = &part->one;
+    if (request->iov_entries > 1)
+        iov = part->owned = vd_alloc_array((size_t)request->iov_entries, sizeof(*iov));
+    if (!iov)
         return vd_err_nomem(err, "a request");
-    *part_entries =
-        vd_iov_part(*part, request->iov, request->iov_entries,
+    part->iov = iov;
+    part->entries =
+        vd_iov_part(iov, request->iov, request->iov_entries,
                     (size_t)(guest.offset - request->guest.offset), (size_t)guest.length);
     return 0;
 }
@@ -67,16 +80,17 @@ static int request_part(const struct request *request, struct vd_range guest, st
 static int read_mapping(const struct request *request, const struct vd_mapping *mapping,
                         struct vdisk_error *err)
 {
-    CLEANUP_FREE struct iovec *part = NULL;
-    int part_entries;
-    int ret = request_part(request, mapping->guest, &part, &part_entries, err);
+    struct part part;
+    int ret = make_part(request, mapping->guest, &part, err);
     if (ret < 0)
         return ret;
-    if (mapping->kind == VD_MAP_ZERO) {
-        vd_iov_zero(part, part_entries);
-        return 0;
-    }
-    return vd_storage_preadv(mapping->storage, part, part_entries, mapping->host_offset, err);
+    if (mapping->kind == VD_MAP_ZERO)
+        vd_iov_zero(part.iov, part.entries);
+    else
+        ret =
+            vd_storage_preadv(mapping->storage, part.iov, part.entries, mapping->host_offset, err);
+    free(part.owned);
+    return ret;
 }
 
 static int read_all(const struct request *request, struct vdisk_error *err)
@@ -159,12 +173,13 @@ static int write_filled(const struct change *change, const struct vd_mapping *ma
 static int write_data_mapping(const struct change *change, const struct vd_mapping *mapping,
                               struct vdisk_error *err)
 {
-    CLEANUP_FREE struct iovec *part = NULL;
-    int part_entries;
-    int ret = request_part(change->request, mapping->guest, &part, &part_entries, err);
-    if (ret < 0)
-        return ret;
-    return vd_storage_pwritev(mapping->storage, part, part_entries, mapping->host_offset, err);
+    struct part part;
+    int ret = make_part(change->request, mapping->guest, &part, err);
+    if (ret == 0)
+        ret =
+            vd_storage_pwritev(mapping->storage, part.iov, part.entries, mapping->host_offset, err);
+    free(part.owned);
+    return ret;
 }
 
 static int write_fresh(const struct change *change, const struct vd_mapping *mapping,
