@@ -633,6 +633,104 @@ VDISK_PUBLIC VDISK_MUST_CHECK int vdisk_convert(const struct vdisk_convert_optio
                                                 struct vdisk_convert_result *result,
                                                 struct vdisk_error *err);
 
+/* ------------------------------------------------------------------------------------------ */
+/* Compare                                                                                    */
+/* ------------------------------------------------------------------------------------------ */
+
+/** Flags of struct vdisk_compare_options. */
+enum vdisk_compare_flag {
+    VDISK_COMPARE_STRICT = 1 << 0 /**< size, and what is allocated, have to be the same too */
+};
+
+/** What a comparison found. */
+enum vdisk_compare_outcome {
+    VDISK_COMPARE_SAME = 0, /**< no difference; sizes may differ if the longer disk ends in zeros */
+    VDISK_COMPARE_CONTENT,  /**< a byte differs */
+    VDISK_COMPARE_STATUS,   /**< strict: allocated in one and not in the other */
+    VDISK_COMPARE_SIZE      /**< strict: the sizes differ */
+};
+
+/** What a comparison was doing when it failed. */
+enum vdisk_compare_step {
+    VDISK_COMPARE_OPENING = 0, /**< nothing has been compared */
+    VDISK_COMPARE_LOOKING,     /**< finding out what is allocated */
+    VDISK_COMPARE_READING      /**< reading data, or telling @difference */
+};
+
+/**
+ * vdisk_difference_fn - told of each range that differs
+ * @opaque: what the caller gave
+ * @offset: bytes, multiple of 512; goes up from call to call
+ * @length: bytes, multiple of 512; not followed by a difference right behind it
+ *
+ * One call at a time.
+ * Return: 0 to go on, anything else to cancel.
+ */
+typedef int (*vdisk_difference_fn)(void *opaque, uint64_t offset, uint64_t length);
+
+/**
+ * struct vdisk_compare_options - what is compared, and how; zero means the default
+ * @struct_bytes: sizeof(struct vdisk_compare_options)
+ * @flags:        of enum vdisk_compare_flag
+ * @names:        of the two images
+ * @formats:      of each, NULL to look
+ * @open_flags:   VDISK_OPEN_SHARE, _DIRECT, _SEQUENTIAL
+ * @workers:      pieces under way at once; default: twice the processors, at most 8; 64 at most
+ * @network:      for images on servers, or NULL
+ * @progress:     called now and then, or NULL; the phase is "compare"
+ * @difference:   told of every difference, or NULL to end at the first; not with STRICT
+ * @opaque:       for @progress and @difference
+ * @reserved:     zero
+ */
+struct vdisk_compare_options {
+    size_t struct_bytes;
+    uint32_t flags;
+    uint32_t workers;
+    const char *names[2];
+    const char *formats[2];
+    uint32_t open_flags;
+    uint32_t reserved;
+    const struct vdisk_network_options *network;
+    vdisk_progress_fn progress;
+    vdisk_difference_fn difference;
+    void *opaque;
+};
+
+/**
+ * struct vdisk_compare_result - the outcome of a comparison
+ * @struct_bytes:    [in] sizeof(struct vdisk_compare_result)
+ * @outcome:         what was found
+ * @failed_step:     what was being done, if the comparison failed
+ * @offset:          for VDISK_COMPARE_CONTENT and _STATUS: the lowest offset at which the disks
+ *                   differ, in bytes, multiple of 512
+ * @different_bytes: the sum of the ranges that @difference was told
+ * @virtual_bytes:   sizes of the two disks
+ */
+struct vdisk_compare_result {
+    size_t struct_bytes;
+    enum vdisk_compare_outcome outcome;
+    enum vdisk_compare_step failed_step;
+    uint64_t offset;
+    uint64_t different_bytes;
+    uint64_t virtual_bytes[2];
+};
+
+/**
+ * vdisk_compare() - have two disks the same content?
+ * @options: which, and how
+ * @result:  [in, out] struct_bytes set by the caller
+ * @err:     [out, may be NULL] the story
+ *
+ * What reads as zero in both by their metadata is not read.  Where one disk is longer, the rest
+ * of it has to be zero.
+ *
+ * Return: 0: compared, see @result; negative: not compared to the end, see @failed_step;
+ * -ECANCELED.
+ */
+VDISK_PUBLIC VDISK_MUST_CHECK int vdisk_compare(const struct vdisk_compare_options *options,
+                                                struct vdisk_compare_result *result,
+                                                struct vdisk_error *err);
+
 #ifdef __cplusplus
 }
 #endif
