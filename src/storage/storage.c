@@ -280,7 +280,9 @@ int vd_storage_discard(struct vd_storage *storage, struct vd_range range, struct
     if (ret < 0 || range.length == 0 || !storage->driver->discard)
         return ret;
     ret = storage->driver->discard(storage, range, err);
-    return named(storage, ret == -EOPNOTSUPP ? 0 : ret, err);
+    if (ret == -EOPNOTSUPP) /* what was promised holds, at least as to what is read */
+        ret = storage->caps & VD_STORAGE_CAN_DISCARD ? write_zero_buffers(storage, range, err) : 0;
+    return named(storage, ret, err);
 }
 
 int vd_storage_flush(struct vd_storage *storage, struct vdisk_error *err)
