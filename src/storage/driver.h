@@ -7,6 +7,8 @@
 #ifndef VD_STORAGE_DRIVER_H
 #define VD_STORAGE_DRIVER_H
 
+#include <stdatomic.h>
+
 #include "storage/storage.h"
 #include "util/mutex.h"
 
@@ -54,6 +56,14 @@ struct vd_storage_driver {
     void (*stats)(struct vd_storage *storage, struct vd_storage_stats *stats);
 };
 
+/* The changes under way on a storage whose align_bytes is more than 1: see align.c. */
+struct vd_align {
+    struct vd_mutex lock;
+    struct vd_cond changed;
+    struct vd_align_hold *holds; /* under lock */
+    atomic_ullong present_bytes;
+};
+
 /* Every storage begins life in vd_storage_new(), zeroed but for these. */
 struct vd_storage {
     const struct vd_storage_driver *driver;
@@ -63,8 +73,7 @@ struct vd_storage {
     uint32_t caps;        /* of enum vd_storage_cap */
     uint32_t align_bytes; /* power of two; 1: any byte range, any buffer */
     struct vd_storage_identity identity;
-    struct vd_mutex
-        edge_lock; /* held while a unit that a request shares is read, changed, written */
+    struct vd_align align; /* for align.c */
 };
 
 /* A storage of @driver without state, for open functions that are not in the table. */

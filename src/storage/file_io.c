@@ -14,6 +14,9 @@
 /* Entries of the list that is made when a transfer stops in the middle of a buffer. */
 #define PART_ENTRIES 64
 
+/* Direct reads of a part of a unit, not at the end of the file, before that is an error. */
+#define ODD_READS_MAX 1000u
+
 /* What is left of a request. */
 struct rest {
     const struct iovec *iov;
@@ -103,6 +106,7 @@ int vd_file_preadv(struct vd_storage *storage, const struct iovec *iov, int iov_
     struct file *file = storage->state;
     struct rest rest = rest_of(iov, iov_entries, offset);
     size_t length = rest.left;
+    unsigned odd_reads = 0;
 
     while (rest.left) {
         struct iovec part[PART_ENTRIES];
@@ -123,7 +127,8 @@ int vd_file_preadv(struct vd_storage *storage, const struct iovec *iov, int iov_
             good = whole_units(storage, &rest, (size_t)got, err);
             if (good < 0)
                 return (int)good;
-            if (good == 0)
+            /* The end moved meanwhile: look again, within reason. */
+            if (good == 0 && ++odd_reads == ODD_READS_MAX)
                 return vd_err_set(err, EIO,
                                   "direct read at offset %" PRIu64 " gave %zd bytes of a unit of "
                                   "%" PRIu32,

@@ -3,7 +3,8 @@
  * The only caller of the storage drivers' functions.
  *
  * S1  A driver sees only ranges that do not wrap, and never an empty one.
- * S2  A request for a driver with an alignment goes through align.c when it is not aligned.
+ * S2  Every request of a driver with an alignment goes through align.c, changes without a buffer
+ *     too.
  * S3  Buffers are all zero after a failed read.
  * S4  Messages begin with the name of the storage, once.
  * S5  The name shown has no user and password: only the driver sees those of a URL.
@@ -34,14 +35,14 @@ int vd_storage_new(const struct vd_storage_driver *driver, const char *name,
     }
     st->driver = driver;
     st->align_bytes = 1;
-    vd_mutex_init(&st->edge_lock);
+    vd_align_init(&st->align);
     *storage = st;
     return 0;
 }
 
 static void storage_free(struct vd_storage *storage)
 {
-    vd_mutex_destroy(&storage->edge_lock);
+    vd_align_destroy(&storage->align);
     free(storage->name);
     free(storage);
 }
@@ -151,7 +152,7 @@ static int named(const struct vd_storage *storage, int ret, struct vdisk_error *
 
 int vd_storage_size(struct vd_storage *storage, uint64_t *size, struct vdisk_error *err)
 {
-    return named(storage, storage->driver->size(storage, size, err), err);
+    return named(storage, vd_align_size(storage, size, err), err);
 }
 
 int vd_storage_allocated(struct vd_storage *storage, uint64_t *bytes, struct vdisk_error *err)
@@ -267,8 +268,15 @@ int vd_storage_write_zeroes(struct vd_storage *storage, struct vd_range range, u
     int ret = check_change(storage, range, err);
     if (ret < 0 || range.length == 0)
         return ret;
-    ret = storage->driver->write_zeroes ? storage->driver->write_zeroes(storage, range, flags, err)
-                                        : -EOPNOTSUPP;
+    ret = -EOPNOTSUPP;
+    if (storage->driver->write_zeroes) {
+        struct vd_align_hold hold;
+        ret = vd_align_begin(storage, range, &hold, err);
+        if (ret < 0)
+            return named(storage, ret, err);
+        ret = storage->driver->write_zeroes(storage, range, flags, err);
+        vd_align_end(storage, &hold);
+    }
     if (ret == -EOPNOTSUPP)
         ret = write_zero_buffers(storage, range, err);
     return named(storage, ret, err);
@@ -279,7 +287,12 @@ int vd_storage_discard(struct vd_storage *storage, struct vd_range range, struct
     int ret = check_change(storage, range, err);
     if (ret < 0 || range.length == 0 || !storage->driver->discard)
         return ret;
+    struct vd_align_hold hold;
+    ret = vd_align_begin(storage, range, &hold, err);
+    if (ret < 0)
+        return named(storage, ret, err);
     ret = storage->driver->discard(storage, range, err);
+    vd_align_end(storage, &hold);
     if (ret == -EOPNOTSUPP) /* what was promised holds, at least as to what is read */
         ret = storage->caps & VD_STORAGE_CAN_DISCARD ? write_zero_buffers(storage, range, err) : 0;
     return named(storage, ret, err);
@@ -310,8 +323,15 @@ int vd_storage_preallocate(struct vd_storage *storage, struct vd_range range,
     int ret = check_change(storage, range, err);
     if (ret < 0 || range.length == 0)
         return ret;
-    ret = storage->driver->preallocate ? storage->driver->preallocate(storage, range, err)
-                                       : -EOPNOTSUPP;
+    ret = -EOPNOTSUPP;
+    if (storage->driver->preallocate) {
+        struct vd_align_hold hold;
+        ret = vd_align_begin(storage, range, &hold, err);
+        if (ret < 0)
+            return named(storage, ret, err);
+        ret = storage->driver->preallocate(storage, range, err);
+        vd_align_end(storage, &hold);
+    }
     if (ret != -EOPNOTSUPP)
         return named(storage, ret, err);
     ret = vd_storage_size(storage, &size, err);
@@ -348,7 +368,13 @@ int vd_storage_copy(struct vd_storage *from, uint64_t from_offset, struct vd_sto
         return ret;
     if (from->driver != to->driver || !from->driver->copy)
         return -EOPNOTSUPP;
-    return named(to, from->driver->copy(from, from_offset, to, to_offset, length, flags, err), err);
+    struct vd_align_hold hold;
+    ret = vd_align_begin(to, vd_range(to_offset, length), &hold, err);
+    if (ret == 0) {
+        ret = from->driver->copy(from, from_offset, to, to_offset, length, flags, err);
+        vd_align_end(to, &hold);
+    }
+    return named(to, ret, err);
 }
 
 void vd_storage_write_behind(struct vd_storage *storage, struct vd_range range)

@@ -48,7 +48,7 @@ int vd_err_errno(struct vdisk_error *err, int code, const char *fmt, ...)
 
 int vd_err_prefix(struct vdisk_error *err, int ret, const char *fmt, ...)
 {
-    if (err) {
+    if (err && err->code) {
         char prefix[sizeof(err->message)];
         va_list args;
         va_start(args, fmt);

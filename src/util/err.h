@@ -18,7 +18,7 @@ VD_PRINTF(3, 4) int vd_err_set(struct vdisk_error *err, int code, const char *fm
 /* As vd_err_set(), and ends the message with ": " and the text of errno value @code. */
 VD_PRINTF(3, 4) int vd_err_errno(struct vdisk_error *err, int code, const char *fmt, ...);
 
-/* Puts text in front of the message of @err; returns @ret as it is. */
+/* Puts text in front of the message of @err if there is one; returns @ret as it is. */
 VD_PRINTF(3, 4)
 int vd_err_prefix(struct vdisk_error *err, int ret, const char *fmt, ...);
 
