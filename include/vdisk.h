@@ -632,6 +632,274 @@ struct vdisk_convert_result {
 VDISK_PUBLIC VDISK_MUST_CHECK int vdisk_convert(const struct vdisk_convert_options *options,
                                                 struct vdisk_convert_result *result,
                                                 struct vdisk_error *err);
+/* Sync                                                                                       */
+/* ------------------------------------------------------------------------------------------ */
+
+/** Flags of struct vdisk_sync_options. */
+enum vdisk_sync_flag {
+    VDISK_SYNC_FORCE = 1 << 0, /**< make a refused replica identical, fetching all of its data */
+    VDISK_SYNC_VERIFY = 1 << 1 /**< check each block against the master's sums before writing it */
+};
+
+/**
+ * struct vdisk_sync_options - from where to where, and how; zero means the default
+ * @struct_bytes: sizeof(struct vdisk_sync_options)
+ * @flags:        of enum vdisk_sync_flag
+ * @wait_ms:      how long to wait for a master that is being changed; default: not at all
+ * @run_bytes:    most bytes of one request for data, a multiple of 64 KiB; default 1 MiB
+ * @source:       the master: path or URL of a GOW v3 image
+ * @replica:      path of a GOW v3 image; made if it is not there
+ * @sums:         path or URL of the master's sums; NULL: that of the master with ".sums" added
+ * @sums_key:     PEM file of the public key that must have signed the sums (@sums with ".sig"
+ *                added); NULL: no signature wanted
+ * @window_bytes: most bytes fetched but not yet durably accounted for, which is what a kill can
+ *                cost; default 16 MiB
+ * @rate_bytes:   most bytes of data to fetch in a second; default: no limit
+ * @network:      for servers, or NULL; its connections are also the count of worker threads
+ * @progress:     told how far it has come, in phases "wait", "list" and "sync"; or NULL
+ * @opaque:       for @progress
+ */
+struct vdisk_sync_options {
+    size_t struct_bytes;
+    uint32_t flags;
+    uint32_t wait_ms;
+    uint32_t run_bytes;
+    uint32_t reserved;
+    const char *source;
+    const char *replica;
+    const char *sums;
+    const char *sums_key;
+    uint64_t window_bytes;
+    uint64_t rate_bytes;
+    const struct vdisk_network_options *network;
+    vdisk_progress_fn progress;
+    void *opaque;
+};
+
+/** Flags of struct vdisk_sync_result. */
+enum vdisk_sync_result_flag {
+    VDISK_SYNC_UNCHANGED = 1 << 0, /**< the replica was identical; nothing was written */
+    VDISK_SYNC_CREATED = 1 << 1,   /**< there was no replica before */
+    VDISK_SYNC_RESUMED = 1 << 2,   /**< it was incomplete: an earlier sync had been interrupted */
+    VDISK_SYNC_FORCED = 1 << 3     /**< it would have been refused without VDISK_SYNC_FORCE */
+};
+
+/**
+ * struct vdisk_sync_result - what a sync did, or would do
+ * @struct_bytes:   [in] sizeof(struct vdisk_sync_result)
+ * @flags:          of enum vdisk_sync_result_flag
+ * @restarts:       how often the master changed meanwhile, and the list was made again
+ * @size:           of the disk, in bytes
+ * @generation, @uuid: of the master
+ * @total_blocks:   blocks of 64 KiB of the disk
+ * @changed_blocks: blocks that were newer in the master, unallocated ones included
+ * @fetched_blocks: those of them that have data
+ * @runs:           requests for data
+ * @requests:       all requests to the source; those of retries too, where the storage counts
+ * @fetched_bytes:  bytes fetched, metadata included
+ * @source_bytes:   length of the master's file: what a full download would take
+ */
+struct vdisk_sync_result {
+    size_t struct_bytes;
+    uint32_t flags;
+    uint32_t restarts;
+    uint64_t size;
+    uint64_t generation;
+    uint8_t uuid[16];
+    uint64_t total_blocks;
+    uint64_t changed_blocks;
+    uint64_t fetched_blocks;
+    uint64_t runs;
+    uint64_t requests;
+    uint64_t fetched_bytes;
+    uint64_t source_bytes;
+};
+
+/**
+ * vdisk_sync() - make a local replica identical to a GOW v3 master, fetching only what has changed
+ * @options: from where to where, and how
+ * @result:  [in, out] struct_bytes set by the caller; filled in on failure as well, as far as it
+ *           got; or NULL
+ * @err:     [out, may be NULL] the story
+ *
+ * If nothing has changed, that takes one request of at most 4 KiB.  Otherwise the bytes fetched
+ * are at most 64 KiB for each changed block, 8 for each block of the disk, and 4 KiB.  The replica
+ * may be killed or lose power at any instant: it is marked incomplete while this runs, and the next
+ * call goes on where the last one stopped.  Other processes can not open it meanwhile.
+ *
+ * Return: 0: the replica is identical, and durable; -EBUSY: the master is being changed; -EPERM:
+ * the replica is refused, because it belongs to another master, was written to, or is ahead of the
+ * master: VDISK_SYNC_FORCE makes it identical; -EEXIST: @replica is no GOW v3 image, and is never
+ * overwritten; -EAGAIN: the replica is locked by another process; -ESTALE: the master keeps being
+ * changed; -EBADMSG: the metadata of either contradicts the format, or a block does not match its
+ * sum; -EKEYREJECTED: the signature of the sums; -ECANCELED: by @progress; -ENOSPC, -EIO, ...: the
+ * system or the server.  On failure the replica stays incomplete if it had begun to change, and
+ * what it has got is kept.
+ */
+VDISK_PUBLIC VDISK_MUST_CHECK int vdisk_sync(const struct vdisk_sync_options *options,
+                                             struct vdisk_sync_result *result,
+                                             struct vdisk_error *err);
+
+/**
+ * vdisk_delta() - what would vdisk_sync() do?  Changes nothing
+ * @options: as for vdisk_sync(); the replica need not be there
+ * @result:  [in, out] struct_bytes set by the caller; the requests and bytes that a sync would take
+ * @err:     [out, may be NULL] the story
+ *
+ * Return: as vdisk_sync().
+ */
+VDISK_PUBLIC VDISK_MUST_CHECK int vdisk_delta(const struct vdisk_sync_options *options,
+                                              struct vdisk_sync_result *result,
+                                              struct vdisk_error *err);
+
+/**
+ * struct vdisk_sums_options - how sums are made; zero means the default
+ * @struct_bytes: sizeof(struct vdisk_sums_options)
+ * @reserved:     zero
+ * @image:        path or URL of a GOW v3 image
+ * @output:       path of the file to make or replace; NULL: @image, a path, with ".sums" added
+ * @key:          PEM file of a private key (Ed25519, ECDSA or RSA) to sign the sums with: the
+ *                signature goes to @output with ".sig" added; NULL: no signature
+ * @network:      for images on servers, or NULL
+ * @progress:     told how far it has come, in phase "sums"; or NULL
+ * @opaque:       for @progress
+ */
+struct vdisk_sums_options {
+    size_t struct_bytes;
+    uint64_t reserved;
+    const char *image;
+    const char *output;
+    const char *key;
+    const struct vdisk_network_options *network;
+    vdisk_progress_fn progress;
+    void *opaque;
+};
+
+/**
+ * struct vdisk_sums_result - the sums that were made
+ * @struct_bytes: [in] sizeof(struct vdisk_sums_result)
+ * @blocks:       blocks that have a sum
+ * @generation, @uuid: of the image that the sums belong to
+ */
+struct vdisk_sums_result {
+    size_t struct_bytes;
+    uint64_t blocks;
+    uint64_t generation;
+    uint8_t uuid[16];
+};
+
+/**
+ * vdisk_sums() - write the SHA-256 of each block of a GOW v3 image to a file beside it
+ * @options: which image, and where to
+ * @result:  [in, out] struct_bytes set by the caller; or NULL
+ * @err:     [out, may be NULL] the story
+ *
+ * The file is replaced at once when it is complete and durable; the signature just before it.
+ *
+ * Return: 0; -EBUSY: the image is being changed; -ENOTSUP: built without GnuTLS, or no GOW v3;
+ * -EINVAL: options, or no usable key; else the system or the server.
+ */
+VDISK_PUBLIC VDISK_MUST_CHECK int vdisk_sums(const struct vdisk_sums_options *options,
+                                             struct vdisk_sums_result *result,
+                                             struct vdisk_error *err);
+
+/* ------------------------------------------------------------------------------------------ */
+/* Compare                                                                                    */
+/* ------------------------------------------------------------------------------------------ */
+
+/** Flags of struct vdisk_compare_options. */
+enum vdisk_compare_flag {
+    VDISK_COMPARE_STRICT = 1 << 0 /**< size, and what is allocated, have to be the same too */
+};
+
+/** What a comparison found. */
+enum vdisk_compare_outcome {
+    VDISK_COMPARE_SAME = 0, /**< no difference; sizes may differ if the longer disk ends in zeros */
+    VDISK_COMPARE_CONTENT,  /**< a byte differs */
+    VDISK_COMPARE_STATUS,   /**< strict: allocated in one and not in the other */
+    VDISK_COMPARE_SIZE      /**< strict: the sizes differ */
+};
+
+/** What a comparison was doing when it failed. */
+enum vdisk_compare_step {
+    VDISK_COMPARE_OPENING = 0, /**< nothing has been compared */
+    VDISK_COMPARE_LOOKING,     /**< finding out what is allocated */
+    VDISK_COMPARE_READING      /**< reading data, or telling @difference */
+};
+
+/**
+ * vdisk_difference_fn - told of each range that differs
+ * @opaque: what the caller gave
+ * @offset: bytes, multiple of 512; goes up from call to call
+ * @length: bytes, multiple of 512; not followed by a difference right behind it
+ *
+ * One call at a time.
+ * Return: 0 to go on, anything else to cancel.
+ */
+typedef int (*vdisk_difference_fn)(void *opaque, uint64_t offset, uint64_t length);
+
+/**
+ * struct vdisk_compare_options - what is compared, and how; zero means the default
+ * @struct_bytes: sizeof(struct vdisk_compare_options)
+ * @flags:        of enum vdisk_compare_flag
+ * @names:        of the two images
+ * @formats:      of each, NULL to look
+ * @open_flags:   VDISK_OPEN_SHARE, _DIRECT, _SEQUENTIAL
+ * @workers:      pieces under way at once; default: twice the processors, at most 8; 64 at most
+ * @network:      for images on servers, or NULL
+ * @progress:     called now and then, or NULL; the phase is "compare"
+ * @difference:   told of every difference, or NULL to end at the first; not with STRICT
+ * @opaque:       for @progress and @difference
+ * @reserved:     zero
+ */
+struct vdisk_compare_options {
+    size_t struct_bytes;
+    uint32_t flags;
+    uint32_t workers;
+    const char *names[2];
+    const char *formats[2];
+    uint32_t open_flags;
+    uint32_t reserved;
+    const struct vdisk_network_options *network;
+    vdisk_progress_fn progress;
+    vdisk_difference_fn difference;
+    void *opaque;
+};
+
+/**
+ * struct vdisk_compare_result - the outcome of a comparison
+ * @struct_bytes:    [in] sizeof(struct vdisk_compare_result)
+ * @outcome:         what was found
+ * @failed_step:     what was being done, if the comparison failed
+ * @offset:          for VDISK_COMPARE_CONTENT and _STATUS: the lowest offset at which the disks
+ *                   differ, in bytes, multiple of 512
+ * @different_bytes: the sum of the ranges that @difference was told
+ * @virtual_bytes:   sizes of the two disks
+ */
+struct vdisk_compare_result {
+    size_t struct_bytes;
+    enum vdisk_compare_outcome outcome;
+    enum vdisk_compare_step failed_step;
+    uint64_t offset;
+    uint64_t different_bytes;
+    uint64_t virtual_bytes[2];
+};
+
+/**
+ * vdisk_compare() - have two disks the same content?
+ * @options: which, and how
+ * @result:  [in, out] struct_bytes set by the caller
+ * @err:     [out, may be NULL] the story
+ *
+ * What reads as zero in both by their metadata is not read.  Where one disk is longer, the rest
+ * of it has to be zero.
+ *
+ * Return: 0: compared, see @result; negative: not compared to the end, see @failed_step;
+ * -ECANCELED.
+ */
+VDISK_PUBLIC VDISK_MUST_CHECK int vdisk_compare(const struct vdisk_compare_options *options,
+                                                struct vdisk_compare_result *result,
+                                                struct vdisk_error *err);
 
 #ifdef __cplusplus
 }
