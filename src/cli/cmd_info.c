@@ -15,22 +15,9 @@ static const struct vd_cli_option options[] = {
     {0},
 };
 
-#define UUID_TEXT_BYTES 37
-
-static const char *uuid_text(const uint8_t uuid[16], char text[UUID_TEXT_BYTES])
-{
-    char *at = text;
-    for (int i = 0; i < 16; i++) {
-        if (i == 4 || i == 6 || i == 8 || i == 10)
-            *at++ = '-';
-        at += snprintf(at, 3, "%02x", uuid[i]);
-    }
-    return text;
-}
-
 static void print_human(const struct vdisk_image_info *info)
 {
-    char size[VD_SIZE_TEXT_BYTES], uuid[UUID_TEXT_BYTES];
+    char size[VD_SIZE_TEXT_BYTES], uuid[VD_UUID_TEXT_BYTES];
     printf("image: %s\n", info->filename);
     printf("file format: %s\n", info->format);
     printf("virtual size: %s (%" PRIu64 " bytes)\n", vd_size_text(info->virtual_bytes, size),
@@ -46,7 +33,7 @@ static void print_human(const struct vdisk_image_info *info)
     if (info->flags & VDISK_INFO_LINEAGE) {
         printf("Format specific information:\n");
         printf("    generation: %" PRIu64 "\n", info->generation);
-        printf("    uuid: %s\n", uuid_text(info->uuid, uuid));
+        printf("    uuid: %s\n", vd_uuid_text(info->uuid, uuid));
         printf("    replica: %s\n", info->flags & VDISK_INFO_REPLICA ? "true" : "false");
         printf("    incomplete: %s\n", info->flags & VDISK_INFO_INCOMPLETE ? "true" : "false");
     }
@@ -62,12 +49,12 @@ static void put_json(struct vd_json *json, json_t *object, const struct vdisk_im
     if (info->flags & VDISK_INFO_ACTUAL_SIZE)
         vd_json_put_u64(json, object, "actual-size", info->actual_bytes);
     if (info->flags & VDISK_INFO_LINEAGE) {
-        char uuid[UUID_TEXT_BYTES];
+        char uuid[VD_UUID_TEXT_BYTES];
         json_t *specific = vd_json_put_object(json, object, "format-specific");
         vd_json_put_text(json, specific, "type", info->format);
         json_t *data = vd_json_put_object(json, specific, "data");
         vd_json_put_u64(json, data, "generation", info->generation);
-        vd_json_put_text(json, data, "uuid", uuid_text(info->uuid, uuid));
+        vd_json_put_text(json, data, "uuid", vd_uuid_text(info->uuid, uuid));
         vd_json_put_bool(json, data, "replica", (info->flags & VDISK_INFO_REPLICA) != 0);
         vd_json_put_bool(json, data, "incomplete", (info->flags & VDISK_INFO_INCOMPLETE) != 0);
     }

@@ -12,6 +12,11 @@
 /* "352 KiB", "1.5 GiB", "0 B": three digits, the unit that keeps the number below 1000. */
 const char *vd_size_text(uint64_t bytes, char text[VD_SIZE_TEXT_BYTES]);
 
+#define VD_UUID_TEXT_BYTES 37
+
+/* "01234567-89ab-cdef-0123-456789abcdef" */
+const char *vd_uuid_text(const uint8_t uuid[16], char text[VD_UUID_TEXT_BYTES]);
+
 /* JSON under construction; memory that runs out is noticed once, when it is printed. */
 struct vd_json {
     json_t *root;

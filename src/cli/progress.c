@@ -69,7 +69,11 @@ static void describe(const struct vd_cli_meter *meter, uint64_t at_ns, char *tex
     vd_size_text(meter->now.done_bytes, done);
     vd_size_text(meter->now.total_bytes, total);
     vd_size_text((uint64_t)rate, rate_text);
-    int used = snprintf(text, room, "%s/%s  %s/s", done, total, rate_text);
+    int used = 0;
+    if (meter->now.total_blocks)
+        used = snprintf(text, room, "%" PRIu64 "/%" PRIu64 " blocks  ", meter->now.done_blocks,
+                        meter->now.total_blocks);
+    used += snprintf(text + used, room - (size_t)used, "%s/%s  %s/s", done, total, rate_text);
     if (rate >= 1 && used > 0 && (size_t)used < room) {
         uint64_t left_seconds = (uint64_t)((double)left_bytes / rate + 0.5);
         snprintf(text + used, room - (size_t)used, "  %" PRIu64 ":%02" PRIu64 " left",

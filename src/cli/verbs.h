@@ -8,10 +8,13 @@
 extern const struct vd_cli_verb vd_cmd_check;
 extern const struct vd_cli_verb vd_cmd_create;
 extern const struct vd_cli_verb vd_cmd_dd;
+extern const struct vd_cli_verb vd_cmd_delta;
 extern const struct vd_cli_verb vd_cmd_info;
 extern const struct vd_cli_verb vd_cmd_io;
 extern const struct vd_cli_verb vd_cmd_map;
 extern const struct vd_cli_verb vd_cmd_measure;
 extern const struct vd_cli_verb vd_cmd_resize;
+extern const struct vd_cli_verb vd_cmd_sums;
+extern const struct vd_cli_verb vd_cmd_sync;
 
 #endif
