@@ -1,0 +1,77 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A random workload on an image whose power is cut before every change and flush of its storage;
+ * each state that may be left is opened, checked, read, mended and used again.
+ */
+#ifndef VT_CRASH_RUN_H
+#define VT_CRASH_RUN_H
+
+#include "consumer.h"
+#include "drivers/call.h"
+#include "drivers/crash.h"
+#include "drivers/random.h"
+#include "ledger.h"
+#include "vdisk.h"
+
+struct vt_crash_plan {
+    const char *format;
+    uint64_t size;      /* of the disk */
+    uint64_t ops;       /* of the workload */
+    uint64_t round_ops; /* after so many, it goes on with one of the states */
+    uint64_t seed;
+    unsigned draws;         /* states of each random kind at a cut */
+    uint32_t ignore_period; /* to show that faults are found: vt_crash_ignore_flushes() */
+    uint32_t ignore_index;
+};
+
+struct vt_crash_tally {
+    uint64_t cuts;
+    uint64_t states;
+    uint64_t by_cut[VT_CUTS];
+    uint64_t violations;
+    uint64_t consumers; /* comparisons of a consumer with a master */
+};
+
+#define VT_CONSUMERS 3u
+
+struct vt_crash_run {
+    const struct vt_crash_plan *plan;
+    struct vt_crash_tally *tally;
+    struct vt_random random; /* of the workload */
+    struct vt_random dice;   /* of the cuts */
+    struct vt_ledger ledger;
+    struct vt_consumer consumers[VT_CONSUMERS]; /* gow3 */
+    unsigned consumer_entries;
+    struct vdisk_image *image;
+    struct vd_storage *crash;
+    struct vd_storage *next; /* a state to begin the next round with */
+    uint64_t next_weight;
+    const char *op; /* what the workload is doing: for messages */
+    uint64_t op_number;
+    uint8_t *buf;    /* the ledger's windows, for the workload */
+    uint8_t *before; /* the same, for a state as it is found */
+    uint8_t *after;  /* and as it is later */
+};
+
+/* Where and how the power was cut. */
+struct vt_crash_site {
+    enum vt_call call; /* that was about to be made */
+    enum vt_cut cut;
+    uint64_t seed;
+};
+
+void vt_crash_run(const struct vt_crash_plan *plan, struct vt_crash_tally *tally);
+
+/* Checks one state, which is closed; *tally counts what is wrong with it. */
+void vt_crash_check_state(struct vt_crash_run *run, struct vd_storage *state,
+                          const struct vt_crash_site *site);
+
+/* Opens a clone of @state as an image. */
+int vt_crash_open_clone(const struct vt_crash_run *run, struct vd_storage *state, uint32_t flags,
+                        struct vdisk_image **image, struct vdisk_error *err);
+
+/* The windows of an image, zeros behind its end. */
+int vt_crash_read_windows(const struct vt_crash_run *run, struct vdisk_image *image, uint8_t *bytes,
+                          struct vdisk_error *err);
+
+#endif
