@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* What is printed: sizes for people, JSON for programs. */
+/* What is printed for programs: JSON. */
 #include "cli/output.h"
 
 #include <stdio.h>
@@ -8,20 +8,7 @@
 
 #include "cli/cli.h"
 
-const char *vd_size_text(uint64_t bytes, char text[VD_SIZE_TEXT_BYTES])
-{
-    static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"};
-    size_t unit = 0;
-    double value = (double)bytes;
-    while (value >= 1000.0 && unit + 1 < sizeof(units) / sizeof(units[0])) {
-        value /= 1024.0;
-        unit++;
-    }
-    snprintf(text, VD_SIZE_TEXT_BYTES, "%.3g %s", value, units[unit]);
-    return text;
-}
-
-/* --- JSON: jansson refuses NULL everywhere, so a failure just spreads to has_failed ---------- */
+/* jansson refuses NULL everywhere, so a failure just spreads to has_failed. */
 
 static void put(struct vd_json *json, json_t *object, const char *key, json_t *value)
 {

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* What is printed: sizes for people, JSON for programs. */
+/* What is printed for programs: JSON. */
 #ifndef VD_CLI_OUTPUT_H
 #define VD_CLI_OUTPUT_H
 
@@ -7,10 +7,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define VD_SIZE_TEXT_BYTES 32
-
-/* "352 KiB", "1.5 GiB", "0 B": three digits, the unit that keeps the number below 1000. */
-const char *vd_size_text(uint64_t bytes, char text[VD_SIZE_TEXT_BYTES]);
+#include "cli/size.h" /* whoever prints, prints sizes */
 
 #define VD_UUID_TEXT_BYTES 37
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Sizes as users write them, with the rules of qemu-img.  All of it is integer arithmetic: a
+ * Sizes as users write them, with the rules of qemu-img.  Parsing is integer arithmetic: a
  * fraction is cut down to whole bytes, never rounded through a double.
  */
 #include "cli/size.h"
@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdio.h>
 #include <string.h>
 
 /* Fractions are kept to so many decimal digits: 10^18 fits 64 bits. */
@@ -128,4 +129,17 @@ const char *vd_size_problem(int ret)
         return "Invalid image size specified. Must be between 0 and 9223372036854775807.";
     return "Invalid image size specified. You may use k, M, G, T, P or E suffixes for\n"
            "kilobytes, megabytes, gigabytes, terabytes, petabytes and exabytes.";
+}
+
+const char *vd_size_text(uint64_t bytes, char text[VD_SIZE_TEXT_BYTES])
+{
+    static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"};
+    size_t unit = 0;
+    double value = (double)bytes;
+    while (value >= 1000.0 && unit + 1 < sizeof(units) / sizeof(units[0])) {
+        value /= 1024.0;
+        unit++;
+    }
+    snprintf(text, VD_SIZE_TEXT_BYTES, "%.3g %s", value, units[unit]);
+    return text;
 }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Sizes as users write them: 10G, 1.5M, 0x1000. */
+/* Sizes as users write them, 10G, 1.5M, 0x1000, and as they are printed for people. */
 #ifndef VD_CLI_SIZE_H
 #define VD_CLI_SIZE_H
 
@@ -29,5 +29,10 @@ int vd_size_parse_change(const char *text, struct vd_size_change *change);
 
 /* What is wrong with a size, for the @ret of the functions above: qemu-img's words. */
 const char *vd_size_problem(int ret);
+
+#define VD_SIZE_TEXT_BYTES 32
+
+/* "352 KiB", "1.5 GiB", "0 B": three digits, the unit that keeps the number below 1000. */
+const char *vd_size_text(uint64_t bytes, char text[VD_SIZE_TEXT_BYTES]);
 
 #endif
