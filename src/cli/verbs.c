@@ -7,6 +7,8 @@
 /* clang-format off */
 static const struct vd_cli_verb *const verbs[] = {
     &vd_cmd_check,
+    &vd_cmd_compare,
+    &vd_cmd_convert,
     &vd_cmd_create,
     &vd_cmd_dd,
     &vd_cmd_delta,

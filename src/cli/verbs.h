@@ -6,6 +6,8 @@
 #include "cli/cli.h"
 
 extern const struct vd_cli_verb vd_cmd_check;
+extern const struct vd_cli_verb vd_cmd_compare;
+extern const struct vd_cli_verb vd_cmd_convert;
 extern const struct vd_cli_verb vd_cmd_create;
 extern const struct vd_cli_verb vd_cmd_dd;
 extern const struct vd_cli_verb vd_cmd_delta;

@@ -1,0 +1,237 @@
+/* SPDX-License-Identifier: MIT */
+/* vdisk convert: copy disks into a new image, or into one that is there. */
+#include <string.h>
+
+#include "cli/cli.h"
+#include "cli/createopt.h"
+#include "cli/optlist.h"
+#include "cli/output.h"
+#include "cli/progress.h"
+
+#define WORKERS_MAX 64u
+
+enum {
+    KEY_TARGET_IS_ZERO = VD_CLI_KEY_VERB,
+    KEY_SALVAGE,
+    KEY_BITMAPS,
+    KEY_SKIP_BROKEN_BITMAPS,
+    KEY_TARGET_IMAGE_OPTS,
+    KEY_OBJECT,
+};
+
+static const struct vd_cli_option options[] = {
+    {'O', NULL, "FMT", "format of the target (default raw; with -n, what it looks like)"},
+    {'o', NULL, "KEY=VALUE,...", "options of the new image; -o help lists them"},
+    {'n', NULL, NULL, "do not create the target, write into the image that is there"},
+    {KEY_TARGET_IS_ZERO, "target-is-zero", NULL, "with -n: the target reads as zero already"},
+    {'S', NULL, "SIZE", "so many zero bytes become a hole (default 4k); 0: no holes"},
+    {'m', NULL, "N", "pieces copied at once (default 2 for each processor, at most 8)"},
+    {'W', NULL, NULL, "write in any order: what vdisk does anyway, in every format it has"},
+    {'C', NULL, NULL, "let the system copy, without a look for zeros, where it can"},
+    {'r', NULL, "RATE", "copy at most RATE bytes of data a second"},
+    {KEY_SALVAGE, "salvage", NULL, "what can not be read becomes zeros, with a warning"},
+    /* qemu-img's that have no meaning for the formats there are: refused, never ignored. */
+    {'c', "compress", NULL, NULL},
+    {'B', NULL, "BACKING", NULL},
+    {'b', NULL, "BACKING", NULL},
+    {'F', NULL, "FMT", NULL},
+    {'l', NULL, "SNAPSHOT", NULL},
+    {KEY_BITMAPS, "bitmaps", NULL, NULL},
+    {KEY_SKIP_BROKEN_BITMAPS, "skip-broken-bitmaps", NULL, NULL},
+    {KEY_TARGET_IMAGE_OPTS, "target-image-opts", NULL, NULL},
+    {KEY_OBJECT, "object", "DEFINITION", NULL},
+    {0},
+};
+
+struct convert_args {
+    struct vdisk_convert_options options;
+    struct vd_optlist list;
+};
+
+/* Options of qemu-img that are not there, and why. */
+static int refuse(struct vd_cli *cli, int key)
+{
+    switch (key) {
+    case 'c':
+        return vd_cli_usage_error(cli, "-c: none of the formats that can be written compresses");
+    case 'B':
+    case 'b':
+    case 'F':
+        return vd_cli_usage_error(
+            cli, "-%c: none of the formats that can be written has backing files", key);
+    case 'l':
+        return vd_cli_usage_error(cli, "-l: none of the formats has internal snapshots");
+    case KEY_BITMAPS:
+    case KEY_SKIP_BROKEN_BITMAPS:
+        return vd_cli_usage_error(cli, "--bitmaps: none of the formats has persistent bitmaps");
+    case KEY_TARGET_IMAGE_OPTS:
+        return vd_cli_usage_error(cli, "--target-image-opts is not supported: name the target by "
+                                       "its path, and its format with -O");
+    default:
+        return vd_cli_usage_error(cli, "--object is not supported: see the options of "
+                                       "'vdisk convert --help' for servers and secrets");
+    }
+}
+
+static int take_sparse(const char *value, struct vdisk_convert_options *o)
+{
+    uint64_t size;
+    int status = vd_cli_parse_size("-S", value, &size);
+    if (status != VD_CLI_GO)
+        return status;
+    o->sparse_bytes = size;
+    o->flags &= ~(uint32_t)VDISK_CONVERT_ALLOCATE_ALL;
+    if (size == 0)
+        o->flags |= VDISK_CONVERT_ALLOCATE_ALL;
+    return VD_CLI_GO;
+}
+
+static int take_rate(struct vd_cli *cli, const char *value, struct vdisk_convert_options *o)
+{
+    int status = vd_cli_parse_size("-r", value, &o->rate_bytes);
+    if (status == VD_CLI_GO && o->rate_bytes == 0)
+        return vd_cli_usage_error(cli, "-r: a rate of 0 bytes a second would never end");
+    return status;
+}
+
+static int take(struct vd_cli *cli, void *opaque, int key, const char *value)
+{
+    struct convert_args *args = opaque;
+    struct vdisk_error err = {0};
+    uint64_t number;
+    int status = VD_CLI_GO;
+    switch (key) {
+    case 'O':
+        args->options.target_format = value;
+        return vd_cli_format_is_known(value) ? VD_CLI_GO : 1;
+    case 'o':
+        return vd_optlist_parse(&args->list, value, &err) < 0 ? vd_cli_fail(&err) : VD_CLI_GO;
+    case 'n':
+        args->options.flags |= VDISK_CONVERT_NO_CREATE;
+        break;
+    case KEY_TARGET_IS_ZERO:
+        args->options.flags |= VDISK_CONVERT_TARGET_IS_ZERO;
+        break;
+    case 'S':
+        return take_sparse(value, &args->options);
+    case 'm':
+        status = vd_cli_parse_number(cli, "-m", value, 1, WORKERS_MAX, &number);
+        if (status == VD_CLI_GO)
+            args->options.workers = (uint32_t)number;
+        break;
+    case 'W':
+        break; /* writes have no order here: nothing to switch on */
+    case 'C':
+        args->options.flags |= VDISK_CONVERT_COPY_OFFLOAD;
+        break;
+    case 'r':
+        return take_rate(cli, value, &args->options);
+    case KEY_SALVAGE:
+        args->options.flags |= VDISK_CONVERT_SALVAGE;
+        break;
+    default:
+        return refuse(cli, key);
+    }
+    return status;
+}
+
+static int check_args(struct vd_cli *cli, const struct convert_args *args)
+{
+    uint32_t flags = args->options.flags;
+    if ((flags & VDISK_CONVERT_TARGET_IS_ZERO) && !(flags & VDISK_CONVERT_NO_CREATE))
+        return vd_cli_usage_error(cli, "--target-is-zero requires use of -n flag");
+    if ((flags & VDISK_CONVERT_NO_CREATE) && args->list.entry_count)
+        return vd_cli_usage_error(cli, "-o: has no meaning with -n, nothing is created");
+    if ((flags & VDISK_CONVERT_SALVAGE) && (flags & VDISK_CONVERT_COPY_OFFLOAD))
+        return vd_cli_usage_error(cli, "Cannot enable copy offloading when --salvage is used");
+    return VD_CLI_GO;
+}
+
+static void warn(void *opaque, const char *message)
+{
+    (void)opaque;
+    vd_cli_warning("%s", message);
+}
+
+static int print_result(const struct vd_cli *cli, const struct convert_args *args,
+                        const struct vdisk_convert_result *result)
+{
+    if (!cli->json)
+        return 0; /* as qemu-img, which prints nothing */
+    struct vd_json json;
+    vd_json_begin_object(&json);
+    vd_json_put_text(&json, json.root, "filename", args->options.target);
+    if (args->options.target_format)
+        vd_json_put_text(&json, json.root, "format", args->options.target_format);
+    vd_json_put_u64(&json, json.root, "virtual-size", result->virtual_bytes);
+    vd_json_put_u64(&json, json.root, "data-bytes", result->data_bytes);
+    vd_json_put_u64(&json, json.root, "shared-bytes", result->shared_bytes);
+    vd_json_put_u64(&json, json.root, "salvaged-bytes", result->salvaged_bytes);
+    return vd_json_print(&json);
+}
+
+static int convert(struct vd_cli *cli, struct convert_args *args)
+{
+    struct vdisk_convert_options *o = &args->options;
+    struct vdisk_create_options create = {.struct_bytes = sizeof(create)};
+    if (!(o->flags & VDISK_CONVERT_NO_CREATE)) {
+        if (!o->target_format)
+            o->target_format = "raw";
+        int status = vd_create_options_take(&args->list, o->target_format, NULL, true, &create);
+        if (status != VD_CLI_GO)
+            return status;
+        o->create = &create;
+    }
+    if (o->target_format && strcmp(o->target_format, "gow") == 0)
+        o->target_format = "gow3";
+    o->sources = (const char *const *)cli->operands;
+    o->source_entries = (size_t)cli->operand_count - 1;
+    o->target = cli->operands[cli->operand_count - 1];
+    o->source_format = cli->format;
+    o->source_flags = cli->source_cache_flags | (cli->share ? VDISK_OPEN_SHARE : 0);
+    o->target_flags = cli->cache_flags;
+    o->network = &cli->network;
+    o->progress = vd_cli_progress;
+    o->report = warn;
+    o->opaque = cli;
+
+    struct vdisk_convert_result result = {.struct_bytes = sizeof(result)};
+    struct vdisk_error err = {0};
+    vd_cli_progress_begin(cli);
+    int ret = vdisk_convert(o, &result, &err);
+    vd_cli_progress_end(cli, ret == 0);
+    return ret < 0 ? vd_cli_fail(&err) : print_result(cli, args, &result);
+}
+
+static int run(struct vd_cli *cli, int argc, char **argv)
+{
+    struct convert_args args = {.options = {.struct_bytes = sizeof(args.options)}};
+    int status = vd_cli_parse(cli, argc, argv, take, &args);
+    if (status == VD_CLI_GO && args.list.wants_help) {
+        vd_create_options_print(args.options.target_format ? args.options.target_format : "raw");
+        status = 0;
+    }
+    if (status == VD_CLI_GO)
+        status = check_args(cli, &args);
+    if (status == VD_CLI_GO)
+        status = vd_cli_want_operands(cli, 2, INT32_MAX, "SOURCE... TARGET");
+    if (status == VD_CLI_GO)
+        status = convert(cli, &args);
+    vd_optlist_free(&args.list);
+    return status;
+}
+
+const struct vd_cli_verb vd_cmd_convert = {
+    .name = "convert",
+    .synopsis = "[-f FMT] [-O FMT] [-o OPTIONS] [-n [--target-is-zero]] [-S SIZE] [-m N] [-W] [-C] "
+                "[-r RATE] [--salvage] [-t CACHE] [-T CACHE] [-U] [-p] [-q] SOURCE... TARGET",
+    .help = "Copy a disk into a new image",
+    .text =
+        "Several sources make one disk, one behind the other.  A target that is a file gets its\n"
+        "name when it is complete and on stable storage (-t unsafe: when it is complete); an\n"
+        "older file of that name stays until then, and for good if anything fails.\n",
+    .common = VD_CLI_FORMAT | VD_CLI_SHARE | VD_CLI_QUIET | VD_CLI_CACHE | VD_CLI_SOURCE_CACHE |
+              VD_CLI_PROGRESS | VD_CLI_OUTPUT | VD_CLI_NETWORK,
+    .options = options,
+    .run = run,
+};
