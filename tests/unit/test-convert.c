@@ -222,7 +222,7 @@ static void random_conversions(void **state)
 {
     (void)state;
     const char *wanted = getenv("VDISK_TEST_ROUNDS");
-    for (int i = wanted ? atoi(wanted) : 60; i; i--)
+    for (unsigned long i = wanted ? strtoul(wanted, NULL, 10) : 60; i; i--)
         one_random_conversion();
 }
 
