@@ -136,7 +136,8 @@ int vd_source_read(struct vd_source *source, void *buf, size_t length, uint64_t 
 
 int vd_source_recheck(struct vd_source *source, struct vdisk_error *err)
 {
-    if (!(vd_storage_caps(source->storage) & VD_STORAGE_IS_REMOTE))
+    uint32_t caps = vd_storage_caps(source->storage);
+    if (!(caps & VD_STORAGE_IS_REMOTE) || (caps & VD_STORAGE_IS_PINNED))
         return 0;
     struct vd_source again;
     bool can_wait;

@@ -10,6 +10,7 @@
 #include "storage/http_priv.h"
 #include "util/iov.h"
 
+#define ETAG_FINAL_SECONDS  2
 #define TIMEOUT_MS_DEFAULT  30000u
 #define RETRIES_DEFAULT     5u
 #define CONNECTIONS_DEFAULT 4u
@@ -97,11 +98,27 @@ struct opening {
     bool is_whole; /* the server sends all of the file: it does not know ranges */
 };
 
+/*
+ * Servers make ETags of the time of the last change in seconds: another change within the same
+ * second may leave the ETag as it is.  It can be trusted when that second was over long ago.
+ */
+static bool etag_is_final(const struct vd_http_head *head)
+{
+    if (!vd_http_etag_is_strong(head->etag))
+        return false;
+    if (!head->last_modified[0])
+        return true;
+    time_t changed = curl_getdate(head->last_modified, NULL);
+    time_t now = head->date[0] ? curl_getdate(head->date, NULL) : -1;
+    return changed != -1 && now != -1 && now - changed > ETAG_FINAL_SECONDS;
+}
+
 static void remember_file(struct vd_http *http, const struct vd_http_head *head, uint64_t size)
 {
     http->file.size = size;
     memcpy(http->file.etag, head->etag, sizeof(http->file.etag));
     memcpy(http->file.last_modified, head->last_modified, sizeof(http->file.last_modified));
+    http->file.is_pinned = head->status == 206 && etag_is_final(head);
 }
 
 /* Status 206. */
@@ -338,6 +355,8 @@ static int http_open(struct vd_storage *storage, const char *name,
     }
     storage->state = http;
     storage->caps = VD_STORAGE_IS_REMOTE;
+    if (http->file.is_pinned)
+        storage->caps |= VD_STORAGE_IS_PINNED;
     return 0;
 }
 

@@ -43,6 +43,7 @@ struct vd_http_file {
     uint64_t size;
     char etag[VD_HTTP_VALIDATOR_BYTES]; /* empty: none */
     char last_modified[VD_HTTP_VALIDATOR_BYTES];
+    bool is_pinned; /* its ETag can not stay the same when the file changes */
 };
 
 enum {

@@ -37,7 +37,8 @@ enum vd_storage_cap {
     VD_STORAGE_CAN_DISCARD = 1 << 2, /* discarded ranges read as zero and take no space */
     VD_STORAGE_CAN_EXTENTS = 1 << 3, /* extent() tells holes from data */
     VD_STORAGE_FAST_ZEROES = 1 << 4, /* write_zeroes() does not write them one by one */
-    VD_STORAGE_IS_REMOTE = 1 << 5    /* each request has a latency worth saving */
+    VD_STORAGE_IS_REMOTE = 1 << 5,   /* each request has a latency worth saving */
+    VD_STORAGE_IS_PINNED = 1 << 6    /* -ESTALE once it is not what was opened any more */
 };
 
 enum vd_storage_zero_flag {
