@@ -12,6 +12,7 @@
 #define VD_GOW_REGION_BYTES  (UINT64_C(128) << 20) /* of the disk: one intent bit.  gow §5.2 */
 #define VD_GOW_REGION_BLOCKS 2048u
 #define VD_GOW_REGIONS       (VD_GOW_INTENT_BYTES * 8u)
+#define VD_GOW_HOSTS_MAX     (1u << 26) /* host blocks of a file that may be used.  gow §4.1 */
 
 static_assert(VD_GOW_REGION_BYTES == (uint64_t)VD_GOW_REGION_BLOCKS * VD_GOW_BLOCK_BYTES, "gow §2");
 
@@ -100,13 +101,13 @@ static inline uint64_t vd_gow_file_bytes(const struct vd_gow_layout *layout, uin
     return vd_gow_host_offset(layout, hosts);
 }
 
-/* Host blocks that lie wholly within a file of @file_bytes, at most VD_GOW_UNALLOCATED. */
+/* Host blocks that lie wholly within a file of @file_bytes and may be used. */
 static inline uint32_t vd_gow_host_count(const struct vd_gow_layout *layout, uint64_t file_bytes)
 {
     if (file_bytes < layout->data_offset)
         return 0;
     return (uint32_t)vd_min((file_bytes - layout->data_offset) / VD_GOW_BLOCK_BYTES,
-                            VD_GOW_UNALLOCATED);
+                            VD_GOW_HOSTS_MAX);
 }
 
 /* Bytes of the file behind its last whole host block. */
@@ -114,7 +115,7 @@ static inline uint64_t vd_gow_tail_bytes(const struct vd_gow_layout *layout, uin
 {
     if (file_bytes < layout->data_offset)
         return 0;
-    return file_bytes - vd_gow_file_bytes(layout, vd_gow_host_count(layout, file_bytes));
+    return (file_bytes - layout->data_offset) % VD_GOW_BLOCK_BYTES;
 }
 
 #endif
