@@ -208,9 +208,10 @@ static int follow(struct vd_http *http, struct vd_http_conn *conn, struct vdisk_
     curl_easy_getinfo(conn->easy, CURLINFO_REDIRECT_URL, &location);
     if (!location)
         return vd_err_set(err, EIO, "the server redirects without saying where to (Location)");
-    int ret = vd_http_url_parse(location, &url, err);
+    struct vdisk_error bad_url = {0};
+    int ret = vd_http_url_parse(location, &url, &bad_url);
     if (ret < 0)
-        return vd_err_prefix(err, -EIO, "the server redirects: ");
+        return vd_err_set(err, EIO, "the server redirects: %s", bad_url.message);
     if (strcasecmp(http->url.scheme, "https") == 0 && strcasecmp(url.scheme, "https") != 0) {
         ret = vd_err_set(err, EIO,
                          "the server redirects from https to http, to host %s: refused, as "

@@ -81,6 +81,7 @@ static void strip_secrets(char *name)
     if (!authority)
         return;
     authority += 3;
+    authority += strspn(authority, "/"); /* libcurl takes three slashes for two */
     size_t length = strcspn(authority, "/?#");
     const char *at = memrchr(authority, '@', length);
     if (at)

@@ -3,7 +3,8 @@
 # A real nginx on a free loopback port, for tests and demonstrations: source this file.
 #
 #   nginx_available              is there an nginx?
-#   nginx_start DIR [LOCATIONS]  serves DIR/www; LOCATIONS: more nginx configuration for the server
+#   nginx_start DIR [LOCATIONS]  serves DIR/www; LOCATIONS: more nginx configuration for the server,
+#                                where PORT and TLS_PORT stand for the ports
 #   nginx_stop DIR               (also from a trap: harmless when it does not run)
 #   nginx_log DIR                the requests so far, one a line: STATUS CONNECTION BYTES RANGE URI
 #   nginx_requests DIR           how many those are
@@ -61,6 +62,8 @@ nginx_make_certificates() {
 
 nginx_write_config() {
     local dir=$1 port=$2 tls_port=$3 locations=$4 user=
+    locations=${locations//TLS_PORT/$tls_port}
+    locations=${locations//PORT/$port}
     [ "$(id -u)" != 0 ] || user='user root;'
     cat > "$dir/nginx.conf" <<CONFIG
 $user
@@ -79,6 +82,7 @@ http {
     server {
         listen 127.0.0.1:$port;
         listen 127.0.0.1:$tls_port ssl;
+        listen 127.0.0.2:$tls_port ssl; # a name that the certificate does not have
         ssl_certificate $dir/cert.pem;
         ssl_certificate_key $dir/key.pem;
         root $dir/../www;
