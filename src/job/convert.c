@@ -249,7 +249,7 @@ static int copy_data(struct convert *convert, uint8_t *buf, struct vd_range rang
     ret = read_data(convert, buf, rest, err);
     if (ret == 0)
         ret = write_data(convert, buf, rest, err);
-    if (ret == 0)
+    if (ret == 0 && convert->target.is_durable)
         vd_image_write_behind(convert->target.image, rest.offset, rest.length);
     return ret;
 }
