@@ -262,13 +262,17 @@ static bool is_own(const struct vd_cli_verb *verb, int key)
     return false;
 }
 
-static int complain(const struct vd_cli *cli, int result, const char *word)
+/* @result: of getopt_long(); @word: of the command line, wrong only for letters behind a dash. */
+static int complain(const struct vd_cli *cli, const char *letters, int result, const char *word)
 {
+    bool is_letter = optopt && optopt < VD_CLI_KEY_COMMON;
+    if (result == ':' && is_letter)
+        return vd_cli_usage_error(cli, "option -%c needs an argument", optopt);
     if (result == ':')
         return vd_cli_usage_error(cli, "option %s needs an argument", word);
-    if (optopt && optopt < VD_CLI_KEY_COMMON)
+    if (is_letter && !strchr(letters, optopt))
         return vd_cli_usage_error(cli, "unknown option -%c", optopt);
-    if (optopt) /* a long option without argument was given one */
+    if (optopt) /* a long option, known, whose key may be that of a letter */
         return vd_cli_usage_error(cli, "option %s takes no argument", word);
     return vd_cli_usage_error(cli, "unknown or ambiguous option %s", word);
 }
@@ -281,7 +285,7 @@ static int parse_with(struct vd_cli *cli, int argc, char **argv, const struct ge
     for (int key; (key = getopt_long(argc, argv, tables->letters, tables->longs, NULL)) != -1;) {
         int status;
         if (key == '?' || key == ':')
-            status = complain(cli, key, argv[optind - 1]);
+            status = complain(cli, tables->letters, key, argv[optind - 1]);
         else if (is_own(cli->verb, key))
             status = take(cli, opaque, key, optarg);
         else
