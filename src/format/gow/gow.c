@@ -156,6 +156,7 @@ static int gow_info(struct vd_format *format, struct vd_format_info *info, struc
         .close = gow_close, .info = gow_info, .map = vd_gow_map,                                  \
         .map_for_write = vd_gow_map_for_write, .write_done = vd_gow_write_done,                   \
         .map_zero = vd_gow_map_zero, .flush = vd_gow_flush, .resize = vd_gow_resize,              \
+        .check = vd_gow_check,                                                                    \
     }
 
 const struct vd_format_driver vd_gow1_driver = GOW_DRIVER(1);
