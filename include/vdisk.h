@@ -647,6 +647,7 @@ enum vdisk_sync_flag {
  * @flags:        of enum vdisk_sync_flag
  * @wait_ms:      how long to wait for a master that is being changed; default: not at all
  * @run_bytes:    most bytes of one request for data, a multiple of 64 KiB; default 1 MiB
+ * @reserved:     zero
  * @source:       the master: path or URL of a GOW v3 image
  * @replica:      path of a GOW v3 image; made if it is not there
  * @sums:         path or URL of the master's sums; NULL: that of the master with ".sums" added

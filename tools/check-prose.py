@@ -24,11 +24,10 @@ FENCE = re.compile(r"^```[^\n]*\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
 def text_files(root):
     """The files that git knows, or, outside a repository, those of the source folders."""
-    listed = subprocess.run(["git", "-C", root, "ls-files"],
-                            capture_output=True, text=True, check=False)
-    if listed.returncode == 0:
-        names = listed.stdout.splitlines()
-    else:
+    try:
+        names = subprocess.run(["git", "-C", root, "ls-files"],
+                               capture_output=True, text=True, check=True).stdout.splitlines()
+    except (OSError, subprocess.CalledProcessError):
         names = [str(path.relative_to(root)) for path in root.rglob("*")
                  if not re.match(r"build|\.git$", path.relative_to(root).parts[0])]
     for name in names:

@@ -6,9 +6,5 @@
 #include "format/raw/raw.h"
 
 const struct vd_format_driver *const vd_format_drivers[] = {
-    &vd_gow1_driver,
-    &vd_gow2_driver,
-    &vd_gow3_driver,
-    &vd_raw_driver,
-    NULL,
+    &vd_gow1_driver, &vd_gow2_driver, &vd_gow3_driver, &vd_raw_driver, NULL,
 };

@@ -38,13 +38,14 @@ try 'meson install' meson install -C "$build" --no-rebuild --destdir "$work/root
 
 pc=$(find "$work/root" -name vdisk.pc)
 libdir=$(dirname "$(dirname "$pc")")
+bin=$(find "$work/root" -type f -path '*/bin/vdisk')
 export PKG_CONFIG_PATH=${pc%/*} PKG_CONFIG_SYSROOT_DIR=$work/root
 
 version=$(sed -n "s/^ *version: '\(.*\)',$/\1/p" "$source_root/meson.build" | head -n 1)
 try 'pkg-config knows the version' test "$(pkg-config --modversion vdisk)" = "$version"
 try 'the header is installed' test -f "$(pkg-config --variable=includedir vdisk)/vdisk.h"
 
-formats=(raw)
+formats=(raw gow1 gow2 gow3)
 
 # build_and_run LIBRARY-PATH "COMPILER OPTION..." LINK-FLAG...: one example writes, the other reads
 build_and_run()
@@ -79,6 +80,8 @@ read -ra static <<<"$(pkg-config --static --libs vdisk)"
 try 'C11, static library' build_and_run /nowhere "$cc -std=c11" "${static[@]}"
 try 'C++17, static library' build_and_run /nowhere "$cxx -std=c++17 -x c++" "${static[@]}"
 mv "$work/shared"/libvdisk.so* "$libdir"
+
+try 'the installed command runs' env LD_LIBRARY_PATH="$libdir" "${bin:-missing}" --version
 
 echo "1..$number"
 exit "$failed"
