@@ -15,6 +15,25 @@
 
 /* ---- Cutting the power --------------------------------------------------------------------- */
 
+static void free_consumers(struct vt_consumers *consumers)
+{
+    for (unsigned i = 0; i < consumers->entries; i++)
+        vt_consumer_free(&consumers->all[i]);
+    consumers->entries = 0;
+}
+
+/* The next round may begin with @state.  Its consumers are those of now: later ones are of a future
+ * that did not come. */
+static void keep_for_next(struct vt_crash_run *run, struct vd_storage *state)
+{
+    vd_storage_close(run->next);
+    VT_OK(vt_snap_clone(state, &run->next, &vt_err));
+    free_consumers(&run->next_consumers);
+    for (unsigned i = 0; i < run->consumers.entries; i++)
+        vt_consumer_copy(&run->next_consumers.all[i], &run->consumers.all[i], &run->ledger);
+    run->next_consumers.entries = run->consumers.entries;
+}
+
 static void cut_once(struct vt_crash_run *run, struct vd_storage *storage, enum vt_call call,
                      enum vt_cut cut)
 {
@@ -22,10 +41,8 @@ static void cut_once(struct vt_crash_run *run, struct vd_storage *storage, enum 
     struct vd_storage *state;
     VT_OK(vt_crash_cut(storage, cut, site.seed, &state, &vt_err));
     /* Each state of a round is as likely as the others to be where the next round begins. */
-    if (vt_random_below(&run->dice, ++run->next_weight) == 0) {
-        vd_storage_close(run->next);
-        VT_OK(vt_snap_clone(state, &run->next, &vt_err));
-    }
+    if (vt_random_below(&run->dice, ++run->next_weight) == 0)
+        keep_for_next(run, state);
     vt_crash_check_state(run, state, &site);
 }
 
@@ -163,14 +180,23 @@ static void open_session(struct vt_crash_run *run)
 /* The newest consumer replaces one of those that there are, but never the first. */
 static void add_consumer(struct vt_crash_run *run)
 {
-    unsigned index = run->consumer_entries;
+    unsigned index = run->consumers.entries;
     if (strcmp(run->plan->format, "gow3") != 0)
         return;
     if (index == VT_CONSUMERS)
         index = 1 + (unsigned)vt_random_below(&run->random, VT_CONSUMERS - 1);
     else
-        run->consumer_entries++;
-    vt_consumer_sync(&run->consumers[index], &run->ledger, run->crash, run->buf);
+        run->consumers.entries++;
+    vt_consumer_sync(&run->consumers.all[index], &run->ledger, run->crash, run->buf);
+}
+
+/* It has the empty image, and nothing else until the very end. */
+static void add_first_consumer(struct vt_crash_run *run, const struct vt_pages *durable)
+{
+    VT_OK(vt_snap_open_pages(vt_pages_clone(durable), &run->crash, &vt_err));
+    memset(run->buf, 0, run->ledger.bytes);
+    add_consumer(run);
+    vd_storage_close(run->crash);
 }
 
 static void close_session(struct vt_crash_run *run)
@@ -233,6 +259,9 @@ static struct vt_pages *adopt_state(struct vt_crash_run *run)
     struct vt_pages *pages = vt_snap_pages(run->next);
     vd_storage_close(run->next);
     run->next = NULL;
+    free_consumers(&run->consumers);
+    run->consumers = run->next_consumers;
+    run->next_consumers = (struct vt_consumers){.entries = 0};
     return pages;
 }
 
@@ -262,6 +291,7 @@ void vt_crash_run(const struct vt_crash_plan *plan, struct vt_crash_tally *tally
     run.after = vt_calloc(1, run.ledger.bytes);
 
     struct vt_pages *durable = create_image(plan);
+    add_first_consumer(&run, durable);
     while (run.op_number < plan->ops) {
         one_round(&run, durable, vd_min(plan->round_ops, plan->ops - run.op_number));
         durable = tally->violations ? NULL : adopt_state(&run);
@@ -270,8 +300,8 @@ void vt_crash_run(const struct vt_crash_plan *plan, struct vt_crash_tally *tally
     }
     vt_pages_free(durable);
     vd_storage_close(run.next);
-    for (unsigned i = 0; i < run.consumer_entries; i++)
-        vt_consumer_free(&run.consumers[i]);
+    free_consumers(&run.consumers);
+    free_consumers(&run.next_consumers);
     vt_ledger_free(&run.ledger);
     free(run.buf);
     free(run.before);

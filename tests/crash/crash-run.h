@@ -34,17 +34,22 @@ struct vt_crash_tally {
 
 #define VT_CONSUMERS 3u
 
+struct vt_consumers {
+    struct vt_consumer all[VT_CONSUMERS];
+    unsigned entries;
+};
+
 struct vt_crash_run {
     const struct vt_crash_plan *plan;
     struct vt_crash_tally *tally;
     struct vt_random random; /* of the workload */
     struct vt_random dice;   /* of the cuts */
     struct vt_ledger ledger;
-    struct vt_consumer consumers[VT_CONSUMERS]; /* gow3 */
-    unsigned consumer_entries;
+    struct vt_consumers consumers; /* gow3: those that synced so far */
     struct vdisk_image *image;
     struct vd_storage *crash;
     struct vd_storage *next; /* a state to begin the next round with */
+    struct vt_consumers next_consumers;
     uint64_t next_weight;
     const char *op; /* what the workload is doing: for messages */
     uint64_t op_number;

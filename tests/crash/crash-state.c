@@ -176,10 +176,10 @@ static bool check_recovery(struct vt_crash_run *run, struct vd_storage *state,
 static bool check_consumers(struct vt_crash_run *run, struct vd_storage *state,
                             const struct vt_crash_site *site)
 {
-    for (unsigned i = 0; i < run->consumer_entries; i++) {
+    for (unsigned i = 0; i < run->consumers.entries; i++) {
         uint64_t offset = 0;
         const char *wrong =
-            vt_consumer_misses(&run->consumers[i], &run->ledger, state, run->before, &offset);
+            vt_consumer_misses(&run->consumers.all[i], &run->ledger, state, run->before, &offset);
         run->tally->consumers++;
         if (wrong)
             return violation(run, site, "consumer %u: %s, near %" PRIu64, i, wrong, offset);
