@@ -339,7 +339,7 @@ static void print_option(const struct vd_cli_option *option)
         width += printf("--%s", option->name);
     if (option->arg)
         width += printf("%c%s", option->name ? '=' : ' ', option->arg);
-    if (width >= HELP_COLUMN)
+    if (width + 2 > HELP_COLUMN) /* two blanks end the option */
         printf("\n%*s", HELP_COLUMN, "");
     else
         printf("%*s", HELP_COLUMN - width, "");
