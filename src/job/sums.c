@@ -3,8 +3,8 @@
 #include <inttypes.h>
 #include <stdlib.h>
 
-#include "job/sync_file.h"
 #include "job/sync_sums.h"
+#include "storage/new_file.h"
 #include "util/mem.h"
 #include "util/workers.h"
 
@@ -57,20 +57,20 @@ static int hash_runs(void *opaque, unsigned index, struct vdisk_error *err)
 static int replace_file(const char *name, const uint8_t *bytes, size_t length,
                         struct vdisk_error *err)
 {
-    char *new_name;
-    struct vd_storage *file;
-    int ret = vd_new_file_create(name, &new_name, &file, err);
-    if (ret < 0)
-        return ret;
-    ret = vd_storage_pwrite(file, bytes, length, 0, err);
+    struct vd_storage_options options = {.flags = VD_STORAGE_WRITE};
+    struct vd_new_file new_file;
+    struct vd_storage *file = NULL;
+    int ret = vd_new_file_open(&new_file, name, err);
+    if (ret == 0)
+        ret = vd_storage_open(vd_new_file_place(&new_file), &options, &file, err);
+    if (ret == 0)
+        ret = vd_storage_pwrite(file, bytes, length, 0, err);
     if (ret == 0)
         ret = vd_storage_flush(file, err);
     vd_storage_close(file);
     if (ret == 0)
-        ret = vd_new_file_commit(new_name, name, true, err);
-    if (ret < 0)
-        unlink(new_name);
-    free(new_name);
+        ret = vd_new_file_publish(&new_file, true, err);
+    vd_new_file_abandon(&new_file);
     return ret;
 }
 

@@ -8,15 +8,13 @@
  *     versions tell what it is, and the newer master has the same or newer ones.
  */
 #include <inttypes.h>
-#include <stdlib.h>
 #include <sys/stat.h>
 #include <time.h>
-#include <unistd.h>
 
 #include "format/driver.h"
-#include "job/sync_file.h"
 #include "job/sync_sums.h"
 #include "job/sync_transfer.h"
+#include "storage/new_file.h"
 
 #define ATTEMPTS_MAX         10u
 #define WORKERS_DEFAULT      4u
@@ -31,10 +29,10 @@ struct sync {
     struct vdisk_sync_result *result;
     bool is_delta; /* change nothing */
     struct vd_source source;
-    struct vd_storage *file;    /* the replica's; NULL: not there (yet) */
-    struct vd_replica *replica; /* on file */
-    char *new_name;             /* what file is called until it is a replica, or NULL */
-    struct vd_traffic planned;  /* of a delta: what the sync would add */
+    struct vd_storage *file;     /* the replica's; NULL: not there (yet) */
+    struct vd_replica *replica;  /* on file */
+    struct vd_new_file new_file; /* holds file until it is a replica */
+    struct vd_traffic planned;   /* of a delta: what the sync would add */
 };
 
 /* ---- options ---- */
@@ -177,7 +175,11 @@ static int open_replica(struct sync *sync, struct vdisk_error *err)
  */
 static int create_file(struct sync *sync, struct vdisk_error *err)
 {
-    int ret = vd_new_file_create(sync->options->replica, &sync->new_name, &sync->file, err);
+    int ret = vd_new_file_open(&sync->new_file, sync->options->replica, err);
+    if (ret < 0)
+        return ret;
+    struct vd_storage_options options = {.flags = VD_STORAGE_WRITE};
+    ret = vd_storage_open(vd_new_file_place(&sync->new_file), &options, &sync->file, err);
     if (ret < 0)
         return ret;
     struct vdisk_create_options create = {.struct_bytes = sizeof(create),
@@ -190,13 +192,10 @@ static int create_file(struct sync *sync, struct vdisk_error *err)
 /* Gives the new file, an incomplete replica by now, its name; never over one that is there. */
 static int name_new_replica(struct sync *sync, struct vdisk_error *err)
 {
-    int ret = vd_new_file_commit(sync->new_name, sync->options->replica, false, err);
-    if (ret < 0)
-        return ret;
-    free(sync->new_name);
-    sync->new_name = NULL;
-    sync->result->flags |= VDISK_SYNC_CREATED;
-    return 0;
+    int ret = vd_new_file_publish(&sync->new_file, true, err);
+    if (ret == 0)
+        sync->result->flags |= VDISK_SYNC_CREATED;
+    return ret;
 }
 
 /* ---- which replica may be synced? ---- */
@@ -269,7 +268,7 @@ static int apply(struct sync *sync, struct vd_job *job, const struct vd_delta *d
     int ret = sync->replica ? 0 : create_file(sync, err);
     if (ret == 0)
         ret = vd_replica_begin(sync->replica, &sync->source.header, forget, err);
-    if (ret == 0 && sync->new_name)
+    if (ret == 0 && sync->new_file.part_name)
         ret = name_new_replica(sync, err);
     if (ret < 0)
         return ret;
@@ -369,9 +368,7 @@ static int run(const struct vdisk_sync_options *options, struct vdisk_sync_resul
     vd_source_close(&sync.source);
     vd_replica_close(sync.replica);
     vd_storage_close(sync.file);
-    if (sync.new_name)
-        unlink(sync.new_name);
-    free(sync.new_name);
+    vd_new_file_abandon(&sync.new_file);
     return ret;
 }
 

@@ -139,11 +139,24 @@ static int sync_directory(const char *name, struct vdisk_error *err)
     return 0;
 }
 
+/* Where there was no file, none that somebody else made meanwhile is replaced: N1. */
+static int give_name(const struct vd_new_file *file)
+{
+    if (file->old)
+        return rename(file->part_name, file->name);
+    if (renameat2(AT_FDCWD, file->part_name, AT_FDCWD, file->name, RENAME_NOREPLACE) == 0)
+        return 0;
+    /* Not every file system knows the flag; link() makes the same promise. */
+    if (errno != EINVAL || link(file->part_name, file->name) < 0)
+        return -1;
+    return unlink(file->part_name);
+}
+
 int vd_new_file_publish(struct vd_new_file *file, bool durable, struct vdisk_error *err)
 {
     if (!file->part_name)
         return 0;
-    if (rename(file->part_name, file->name) < 0)
+    if (give_name(file) < 0)
         return vd_err_errno(err, errno, "%s: can not rename it to %s", file->part_name, file->name);
     free(STEAL_PTR(file->part_name));
     return durable ? sync_directory(file->name, err) : 0;

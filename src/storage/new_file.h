@@ -4,7 +4,7 @@
  *
  * N1  A regular file, or a name where nothing is yet, is written under another name in the same
  *     directory, and renamed when it is complete and durable.  Whatever happens before, a file of
- *     that name is as it was.
+ *     that name is as it was; one that was not there at first is never replaced.
  * N2  The old file is held open for writing, and so locked, until then: nobody else starts to use
  *     a disk that is about to be replaced, and a disk in use is not replaced.
  * N3  Everything else (a block device) is written in place.

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "format/gow/gow_bits.h"
 #include "util/mem.h"
 #include "util/mutex.h"
 
@@ -21,59 +22,11 @@ struct vd_replica {
     struct le32 *versions; /* likewise */
     int failed;            /* 0, or the negative errno of the change that failed */
 
-    struct vd_mutex lock; /* after: none; before: none.  For the fields below */
-    uint64_t *used;       /* one bit a host block */
-    uint32_t used_words;  /* of used */
-    uint32_t hosts_end;   /* all host blocks from here on are free */
-    uint32_t search_from; /* no host block before this is free */
+    struct vd_mutex lock;    /* after: none; before: none.  For the field below */
+    struct vd_gow_bits used; /* host blocks that must not be overwritten */
 };
 
 /* ---- host blocks ---- */
-
-static bool host_is_used(const struct vd_replica *replica, uint32_t host)
-{
-    return host / 64 < replica->used_words && (replica->used[host / 64] >> (host % 64)) & 1;
-}
-
-static int host_use(struct vd_replica *replica, uint32_t host, struct vdisk_error *err)
-{
-    if (host / 64 >= replica->used_words) {
-        uint32_t words = (uint32_t)vd_max(host / 64 + 1, (uint64_t)replica->used_words * 2);
-        uint64_t *used = realloc(replica->used, words * sizeof(*used));
-        if (!used)
-            return vd_err_nomem(err, "the list of used host blocks");
-        memset(used + replica->used_words, 0, (words - replica->used_words) * sizeof(*used));
-        replica->used = used;
-        replica->used_words = words;
-    }
-    replica->used[host / 64] |= UINT64_C(1) << (host % 64);
-    replica->hosts_end = (uint32_t)vd_max(replica->hosts_end, host + UINT64_C(1));
-    return 0;
-}
-
-static void host_free(struct vd_replica *replica, uint32_t host)
-{
-    assert(host_is_used(replica, host));
-    replica->used[host / 64] &= ~(UINT64_C(1) << (host % 64));
-    replica->search_from = (uint32_t)vd_min(replica->search_from, host);
-    if (host + 1 != replica->hosts_end)
-        return;
-    while (replica->hosts_end > 0 && !host_is_used(replica, replica->hosts_end - 1))
-        replica->hosts_end--;
-}
-
-static uint32_t host_find_free(struct vd_replica *replica)
-{
-    uint32_t host = replica->search_from;
-    while (host_is_used(replica, host)) {
-        if (host % 64 == 0 && replica->used[host / 64] == UINT64_MAX)
-            host += 64;
-        else
-            host++;
-    }
-    replica->search_from = host;
-    return host;
-}
 
 int vd_replica_place(struct vd_replica *replica, uint32_t block, uint32_t *host,
                      struct vdisk_error *err)
@@ -84,10 +37,11 @@ int vd_replica_place(struct vd_replica *replica, uint32_t block, uint32_t *host,
         return 0;
     }
     vd_mutex_lock(&replica->lock);
-    uint32_t found = host_find_free(replica);
-    int ret = host_use(replica, found, err);
+    *host = vd_gow_bits_first_missing(&replica->used);
+    int ret = vd_gow_bits_reserve(&replica->used, *host + 1, err);
+    if (ret == 0)
+        vd_gow_bits_add(&replica->used, *host);
     vd_mutex_unlock(&replica->lock);
-    *host = found;
     return ret;
 }
 
@@ -126,6 +80,9 @@ static int use_hosts(struct vd_replica *replica, uint32_t first, struct vdisk_er
     if (ret < 0)
         return ret;
     uint32_t hosts = vd_gow_host_count(&replica->layout, file_bytes);
+    ret = vd_gow_bits_reserve(&replica->used, hosts, err);
+    if (ret < 0)
+        return ret;
     for (uint32_t block = first; block < replica->block_count; block++) {
         uint32_t host = vd_replica_host(replica, block);
         if (host == VD_GOW_UNALLOCATED)
@@ -135,14 +92,12 @@ static int use_hosts(struct vd_replica *replica, uint32_t first, struct vdisk_er
                               "%s: map entry %" PRIu32 " names host block %" PRIu32
                               ", the file has %" PRIu32 ": run 'vdisk check' on it, or remove it",
                               vd_storage_name(replica->file), block, host, hosts);
-        if (host_is_used(replica, host))
+        if (vd_gow_bits_has(&replica->used, host))
             return vd_err_set(err, EBADMSG,
                               "%s: map entry %" PRIu32 " names host block %" PRIu32
                               ", as another entry does: run 'vdisk check' on it, or remove it",
                               vd_storage_name(replica->file), block, host);
-        ret = host_use(replica, host, err);
-        if (ret < 0)
-            return ret;
+        vd_gow_bits_add(&replica->used, host);
     }
     return 0;
 }
@@ -190,7 +145,7 @@ void vd_replica_close(struct vd_replica *replica)
     vd_mutex_destroy(&replica->lock);
     free(replica->map);
     free(replica->versions);
-    free(replica->used);
+    vd_gow_bits_free(&replica->used);
     free(replica);
 }
 
@@ -348,7 +303,7 @@ static int commit(struct vd_replica *replica, struct vd_replica_change *changes,
         vd_mutex_lock(&replica->lock);
         for (size_t i = 0; ret == 0 && i < count; i++)
             if (changes[i].host != VD_GOW_UNALLOCATED)
-                host_free(replica, changes[i].host);
+                vd_gow_bits_remove(&replica->used, changes[i].host);
         vd_mutex_unlock(&replica->lock);
     }
     if (ret < 0)
@@ -373,8 +328,9 @@ static int finish(struct vd_replica *replica, const struct vd_gow_header *master
     struct vd_gow_header *header = &replica->header;
     int ret = vd_storage_flush(replica->file, err);
     if (ret == 0)
-        ret = vd_storage_resize(replica->file,
-                                vd_gow_file_bytes(&replica->layout, replica->hosts_end), err);
+        ret = vd_storage_resize(
+            replica->file, vd_gow_file_bytes(&replica->layout, vd_gow_bits_end(&replica->used)),
+            err);
     if (ret == 0)
         ret = vd_storage_flush(replica->file, err);
     if (ret < 0)
