@@ -556,7 +556,8 @@ enum vdisk_convert_flag {
  * struct vdisk_convert_options - what is converted into what; zero means the default
  * @struct_bytes:   sizeof(struct vdisk_convert_options)
  * @flags:          of enum vdisk_convert_flag
- * @workers:        pieces under way at once; default: twice the processors, at most 8; 64 at most
+ * @workers:        pieces under way at once; default: twice the processors, at most 8, and 2 for
+ *                  local files with VDISK_OPEN_UNSAFE; 64 at most
  * @sources:        names of images; several make one disk, one behind the other
  * @source_entries: count of @sources, at least 1
  * @source_format:  of all sources, or NULL to look

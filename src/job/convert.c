@@ -363,6 +363,22 @@ static int prepare(struct convert *convert, struct vdisk_error *err)
     return 0;
 }
 
+/*
+ * Cached writes to one file take turns in the kernel.  When nobody waits for the device either, two
+ * workers keep it busy, one writing while the other reads; more would only stand in the way.
+ */
+static unsigned choose_workers(const struct convert *convert)
+{
+    const struct vdisk_convert_options *options = convert->options;
+    unsigned workers = vd_job_workers(options->workers);
+    bool is_cached =
+        (options->target_flags & (VDISK_OPEN_UNSAFE | VDISK_OPEN_DIRECT | VDISK_OPEN_SYNC)) ==
+        VDISK_OPEN_UNSAFE;
+    for (size_t i = 0; i < options->source_entries; i++)
+        is_cached = is_cached && vd_storage_name_is_local(options->sources[i]);
+    return options->workers || !is_cached ? workers : (unsigned)vd_min(workers, 2);
+}
+
 static int run(struct convert *convert, struct vdisk_error *err)
 {
     const struct vdisk_convert_options *options = convert->options;
@@ -379,7 +395,7 @@ static int run(struct convert *convert, struct vdisk_error *err)
     if (ret == 0)
         ret = vd_job_phase(&convert->job, "copy", convert->source.size, 0, err);
     if (ret == 0)
-        ret = vd_workers_run(vd_job_workers(options->workers), work, convert, err);
+        ret = vd_workers_run(choose_workers(convert), work, convert, err);
     if (ret == 0)
         ret = target_failed(convert, vd_convert_target_finish(&convert->target, err), err);
     if (ret == 0)

@@ -167,7 +167,7 @@ static void random_comparisons(void **state)
 {
     (void)state;
     const char *wanted = getenv("VDISK_TEST_ROUNDS");
-    for (unsigned long i = wanted ? strtoul(wanted, NULL, 10) : 80; i; i--)
+    for (int i = wanted ? atoi(wanted) : 80; i; i--)
         one_random_comparison();
 }
 
@@ -190,6 +190,11 @@ static void strict_looks_at_size_and_allocation(void **state)
     disk_init(&disks[0], "a", 2u << 20);
     assert_int_equal(vdisk_compare(&options, &result, &err), 0);
     assert_int_equal(result.outcome, VDISK_COMPARE_SAME);
+    disk_write(&disks[1], 1u << 20, 65536, 0); /* zeros, but written */
+    disk_write(&disks[1], 3u << 19, 65536, 1); /* a difference, but further behind */
+    assert_int_equal(vdisk_compare(&options, &result, &err), 0);
+    assert_int_equal(result.outcome, VDISK_COMPARE_STATUS);
+    assert_int_equal(result.offset, 1u << 20);
     disk_free(&disks[0]);
     disk_free(&disks[1]);
 }
