@@ -389,7 +389,9 @@ static int run(struct convert *convert, struct vdisk_error *err)
     }
     int ret = vd_convert_source_open(&convert->source, options, err);
     if (ret == 0)
-        ret = vd_convert_target_open(&convert->target, options, convert->source.size, err);
+        ret = target_failed(
+            convert, vd_convert_target_open(&convert->target, options, convert->source.size, err),
+            err);
     if (ret == 0)
         ret = prepare(convert, err);
     if (ret == 0)
