@@ -12,9 +12,10 @@
 
 static const struct vd_cli_option options[] = {
     {'o', NULL, "KEY=VALUE,...", "options of the format; -o help lists them"},
-    {'b', NULL, "BACKING", "backing file: refused, no format that can be created has one yet"},
-    {'F', NULL, "FMT", "format of the backing file: refused likewise"},
-    {'u', NULL, NULL, "do not look at the backing file: refused likewise"},
+    /* qemu-img's, refused: no format that can be created has backing files. */
+    {'b', NULL, "BACKING", NULL},
+    {'F', NULL, "FMT", NULL},
+    {'u', NULL, NULL, NULL},
     {0},
 };
 

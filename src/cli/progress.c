@@ -25,6 +25,12 @@ static uint64_t now_ns(void)
     return (uint64_t)ts.tv_sec * NS_PER_SECOND + (uint64_t)ts.tv_nsec;
 }
 
+/* Where -p writes: not between the lines of JSON. */
+static FILE *screen(const struct vd_cli *cli)
+{
+    return cli->json ? stderr : stdout;
+}
+
 static double percent_of(const struct vdisk_progress *now)
 {
     if (now->total_bytes)
@@ -46,10 +52,10 @@ void vd_cli_progress_destroy(struct vd_cli *cli)
 
 /* --- the terminal ---------------------------------------------------------------------------- */
 
-static unsigned terminal_columns(void)
+static unsigned terminal_columns(FILE *out)
 {
     struct winsize size;
-    if (ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) < 0 || size.ws_col == 0)
+    if (ioctl(fileno(out), TIOCGWINSZ, &size) < 0 || size.ws_col == 0)
         return COLUMNS_DEFAULT;
     return size.ws_col;
 }
@@ -81,7 +87,7 @@ static void describe(const struct vd_cli_meter *meter, uint64_t at_ns, char *tex
     }
 }
 
-static void draw_bar(const struct vd_cli_meter *meter, uint64_t at_ns)
+static void draw_bar(FILE *out, const struct vd_cli_meter *meter, uint64_t at_ns)
 {
     char text[160];
     char bar[BAR_CELLS_MAX + 1];
@@ -89,7 +95,7 @@ static void draw_bar(const struct vd_cli_meter *meter, uint64_t at_ns)
     double percent = percent_of(&meter->now);
     const char *phase = meter->now.phase ? meter->now.phase : "";
     size_t beside = strlen(phase) + strlen(text) + sizeof("  [] 100.0 %  ");
-    size_t columns = terminal_columns();
+    size_t columns = terminal_columns(out);
     size_t cells = columns > beside ? columns - beside : 0;
     if (cells > BAR_CELLS_MAX)
         cells = BAR_CELLS_MAX;
@@ -98,16 +104,16 @@ static void draw_bar(const struct vd_cli_meter *meter, uint64_t at_ns)
     memset(bar, '#', full < cells ? full : cells);
     bar[cells] = '\0';
     /* The escape clears what a longer line left behind. */
-    printf("\r%s [%s] %5.1f %%  %s\033[K", phase, bar, percent, text);
-    fflush(stdout);
+    fprintf(out, "\r%s [%s] %5.1f %%  %s\033[K", phase, bar, percent, text);
+    fflush(out);
 }
 
 /* --- qemu-img's bytes, and JSON lines ------------------------------------------------------- */
 
-static void print_percent(double percent)
+static void print_percent(FILE *out, double percent)
 {
-    printf("    (%3.2f/100%%)\r", percent);
-    fflush(stdout);
+    fprintf(out, "    (%3.2f/100%%)\r", percent);
+    fflush(out);
 }
 
 static void write_json_line(struct vd_cli *cli, uint64_t at_ns, const char *state)
@@ -141,9 +147,9 @@ void vd_cli_progress_begin(struct vd_cli *cli)
     meter->now = (struct vdisk_progress){.phase = cli->verb->name};
     meter->shown_percent = 0;
     meter->is_active = true;
-    meter->is_terminal = isatty(STDOUT_FILENO) == 1;
+    meter->is_terminal = isatty(fileno(screen(cli))) == 1;
     if (cli->progress && !meter->is_terminal)
-        print_percent(0);
+        print_percent(screen(cli), 0);
     if (cli->progress_fd >= 0)
         write_json_line(cli, meter->start_ns, "begin");
     vd_mutex_unlock(&meter->lock);
@@ -156,11 +162,11 @@ static void show(struct vd_cli *cli, bool is_new_phase)
     bool is_due = is_new_phase || at_ns - meter->drawn_ns >= REDRAW_NS;
     double percent = percent_of(&meter->now);
     if (cli->progress && meter->is_terminal && is_due)
-        draw_bar(meter, at_ns);
+        draw_bar(screen(cli), meter, at_ns);
     bool is_step = percent >= meter->shown_percent + STEP_PERCENT || percent < meter->shown_percent;
     if (cli->progress && !meter->is_terminal && is_step && percent < 100) { /* 100 is the end's */
         meter->shown_percent = percent;
-        print_percent(percent);
+        print_percent(screen(cli), percent);
     }
     if (cli->progress_fd >= 0 && is_due)
         write_json_line(cli, at_ns, "run");
@@ -193,15 +199,15 @@ void vd_cli_progress_end(struct vd_cli *cli, bool ok)
         meter->now.done_blocks = meter->now.total_blocks;
     }
     if (cli->progress && meter->is_terminal) {
-        draw_bar(meter, now_ns());
-        printf("\n");
+        draw_bar(screen(cli), meter, now_ns());
+        fprintf(screen(cli), "\n");
     } else if (cli->progress) {
         if (ok)
-            print_percent(100);
-        printf("\n");
+            print_percent(screen(cli), 100);
+        fprintf(screen(cli), "\n");
     }
     if (cli->progress)
-        fflush(stdout);
+        fflush(screen(cli));
     if (cli->progress_fd >= 0)
         write_json_line(cli, now_ns(), ok ? "done" : "failed");
     vd_mutex_unlock(&meter->lock);

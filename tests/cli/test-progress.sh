@@ -23,6 +23,9 @@ want 0 'quiet wins' vdisk dd -q -p -f raw if=a of=b
 out_is ''
 want 0 'quiet wins in any order' vdisk dd -p -q -f raw if=a of=b
 out_is ''
+want 0 'JSON keeps its output to itself' vdisk dd -p --output=json -f raw if=a of=b
+out_json 'd["bytes"] == 16 << 20'
+err_has '/100%'
 want 0 'an empty disk' bash -c '"$0" create -q zero 0 && "$0" dd -p -f raw if=zero of=b' "$C"
 check 'has progress too' cmp "$work/out" <(printf '    (0.00/100%%)\r    (100.00/100%%)\r\n')
 
