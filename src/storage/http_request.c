@@ -30,7 +30,9 @@ static int access_error(const struct vd_http *http, const struct vd_http_head *h
                         struct vdisk_error *err)
 {
     const char *advice = "it wants a user and a password, or a bearer token";
-    if (http->lost_secrets)
+    if (http->is_redirected && http->file.size)
+        advice = "where it redirected to may have been good for a while only: open the file again";
+    else if (http->lost_secrets)
         advice = "user, password and token are not passed on when a server redirects elsewhere: "
                  "give the URL it redirects to";
     else if (http->bearer)
@@ -135,18 +137,23 @@ int vd_http_run(struct vd_http_conn *conn, struct vd_http_request *request, stru
     for (;;) {
         struct vdisk_error reason = {0};
         uint64_t done_before = request->done_bytes;
+        bool was_paused = conn->is_paused;
         int ret = vd_http_conn_run(conn, request, &reason);
         if (ret >= 0)
             return ret;
         /* A try that brought something new was no failure: a line that is cut again and again
          * still carries the file. */
         failures = request->done_bytes > done_before ? 1 : failures + 1;
+        /* A server may give up a transfer that nobody wanted for a while: that is not its fault. */
+        if (was_paused)
+            failures = 0;
         if (!request->may_retry || is_stopped(request))
             return vd_err_copy(err, &reason);
         if (failures > retries)
             return vd_err_set(err, reason.code, "%s (gave up after %" PRIu32 " %s)", reason.message,
                               failures, failures == 1 ? "try" : "tries");
-        vd_http_conn_sleep(conn, backoff_ms(failures, request));
+        if (failures)
+            vd_http_conn_sleep(conn, backoff_ms(failures, request));
         if (is_stopped(request))
             return vd_err_copy(err, &reason);
     }

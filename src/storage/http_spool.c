@@ -30,6 +30,7 @@ struct vd_http_spool {
     struct vd_cond changed;
     bool is_started;            /* under lock, as all below */
     uint64_t arrived;           /* bytes */
+    uint64_t wake_at;           /* the least that a waiting read wants to have arrived */
     struct vdisk_error failure; /* code 0: none */
 };
 
@@ -138,7 +139,10 @@ static int spool_take(struct vd_http_request *request, const uint8_t *data, size
 
     vd_mutex_lock(&spool->lock);
     spool->arrived = request->done_bytes;
-    vd_cond_broadcast(&spool->changed);
+    if (spool->arrived >= spool->wake_at) {
+        spool->wake_at = UINT64_MAX;
+        vd_cond_broadcast(&spool->changed);
+    }
     vd_mutex_unlock(&spool->lock);
     return 0;
 }
@@ -174,6 +178,7 @@ int vd_http_spool_new(struct vd_http *http, struct vd_http_conn *conn, uint64_t 
     fd = -1;
     spool->position = position;
     spool->arrived = http->head_bytes;
+    spool->wake_at = UINT64_MAX;
     spool->request = (struct vd_http_request){
         .begin = spool_begin,
         .take = spool_take,
@@ -203,7 +208,8 @@ void vd_http_spool_free(struct vd_http_spool *spool)
     free(spool);
 }
 
-/* Under spool->lock. */
+static int start_locked(struct vd_http_spool *spool, struct vdisk_error *err)
+    VD_REQUIRES(spool->lock);
 static int start_locked(struct vd_http_spool *spool, struct vdisk_error *err)
 {
     if (spool->is_started)
@@ -221,8 +227,10 @@ static int wait_for(struct vd_http_spool *spool, uint64_t end, struct vdisk_erro
     vd_mutex_lock(&spool->lock);
     if (spool->arrived < end)
         ret = start_locked(spool, err);
-    while (ret == 0 && spool->arrived < end && !spool->failure.code)
+    while (ret == 0 && spool->arrived < end && !spool->failure.code) {
+        spool->wake_at = vd_min(spool->wake_at, end);
         vd_cond_wait(&spool->changed, &spool->lock);
+    }
     if (ret == 0 && spool->arrived < end)
         ret = vd_err_copy(err, &spool->failure);
     vd_mutex_unlock(&spool->lock);

@@ -191,6 +191,10 @@ def whole_cut(request):
     return request.whole(cut=int(request.arguments[0]) * (request.number + 1))
 
 
+def whole_cut_once(request):
+    return request.whole(cut=int(request.arguments[0]) if request.number == 0 else None)
+
+
 def whole_stuck(request):
     """All of the file; each line breaks at the same place."""
     return request.whole(cut=int(request.arguments[0]))
@@ -313,6 +317,12 @@ def endless_error(request):
     request.head(404, "Connection: close")
     while True:
         request.send(b"no such file" * 1000)
+
+
+def moves_for_a_while(request):
+    """Redirects to a place that serves the open, and then no more."""
+    request.head(302, "Content-Length: 0", f"Location: /status-later/{request.arguments[0]}/moved")
+    return True
 
 
 def loop(request):

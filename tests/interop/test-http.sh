@@ -299,6 +299,8 @@ bad 'a redirect to a file' 1 '^EIO .*the server redirects: ' to/file//etc/passwd
 bad 'a redirect to ftp' 1 '^EIO .*only http and https' to/ftp/127.0.0.1/x
 bad 'a redirect to nowhere' 1 '^EIO .*Location' nowhere
 bad 'a redirect to another server' 0 '^requests 3 ' to-other-port/good "${read[@]}" stats
+bad 'a redirect that is good for a while' 1 '^EACCES .*redirected to.*open the file again' \
+    moves-for-a-while/403 "${read[@]}"
 basic="Basic,$(printf 'a:%s' "$secret" | base64)"
 expect 'a password is sent' 0 '' --user a --password "$secret" "$bad/authorization/$basic"
 expect 'a token is sent' 0 '' --bearer "$secret" "$bad/authorization/Bearer,$secret" read 5000 10
@@ -314,6 +316,8 @@ expect 'an error says that they are not passed on' 1 '^EACCES .*not passed on' -
 whole=(random 20 1000000 4 read 0 3000001)
 bad 'a server without ranges' 0 '^requests 1 bytes 3000001$' whole "${whole[@]}" stats
 bad 'its line breaks again and again' 0 '^requests [5-9] ' whole-cut/600000 "${whole[@]}" stats
+expect 'its line breaks while nobody reads, and that is no try' 0 '^requests 2 ' --retries 0 \
+    --reference "$www/image" "$bad/whole-cut-once/100000" "${whole[@]}" stats
 bad 'its line breaks always at the same place' 1 '^EIO .*gave up after 3 tries' \
     whole-stuck/600000 read 0 3000001
 bad 'what came before that can be read' 0 '' whole-stuck/600000 read 1000 500000
