@@ -37,7 +37,8 @@ enum vd_gow_finding vd_gow_check_entry(const struct vd_gow_check_run *run,
 /* A part of both tables. */
 struct vd_gow_part {
     struct le32 *map;
-    struct le32 *versions; /* all 1 in version 1 and 2 */
+    struct le32 *versions; /* all 1 in version 1 and 2; not read if the part is empty */
+    bool is_empty;         /* no block of it is allocated */
 };
 
 #define VD_GOW_PART_ENTRIES 65536u /* a divisor of the length of every map */

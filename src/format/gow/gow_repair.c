@@ -121,7 +121,7 @@ static int mend_map(struct vd_gow_check_run *run, struct vdisk_error *err)
     for (uint32_t first = 0; first < run->gow->layout.map_entries && ret == 0;
          first += VD_GOW_PART_ENTRIES) {
         ret = vd_gow_part_read(run, first, &part, err);
-        for (uint32_t i = 0; i < VD_GOW_PART_ENTRIES && ret == 0; i++) {
+        for (uint32_t i = 0; !part.is_empty && i < VD_GOW_PART_ENTRIES && ret == 0; i++) {
             uint32_t host = le32_get(part.map[i]);
             enum vd_gow_finding finding =
                 vd_gow_check_entry(run, &seen, first + i, host, le32_get(part.versions[i]));
