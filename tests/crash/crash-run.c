@@ -243,6 +243,7 @@ static struct vt_pages *create_image(const struct vt_crash_plan *plan)
     VT_OK(vd_format_create(driver, snap, &options, &vt_err));
     struct vt_pages *pages = vt_snap_pages(snap);
     vd_storage_close(snap);
+    vt_pages_merge(pages); /* of the map, which every check reads */
     return pages;
 }
 

@@ -213,6 +213,24 @@ bool vt_pages_extent(const struct vt_pages *pages, struct vd_range range, uint64
     return data;
 }
 
+void vt_pages_merge(struct vt_pages *pages)
+{
+    struct page *before = NULL;
+    for (size_t i = 0; i < pages->node_entries * NODE_ENTRIES; i++) {
+        uint64_t offset = i * (uint64_t)PAGE_BYTES;
+        struct page *page = page_at(pages, offset);
+        if (page && before && page != before &&
+            memcmp(page->bytes, before->bytes, PAGE_BYTES) == 0) {
+            struct node *node = own_node(pages, offset);
+            page_drop(node->pages[i % NODE_ENTRIES]);
+            node->pages[i % NODE_ENTRIES] = before;
+            atomic_fetch_add(&before->refs, 1);
+        } else if (page) {
+            before = page;
+        }
+    }
+}
+
 uint64_t vt_pages_allocated(const struct vt_pages *pages)
 {
     uint64_t bytes = 0;

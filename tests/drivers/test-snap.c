@@ -95,6 +95,30 @@ static void test_clones_are_apart(void **unused)
     test_free(models[1].bytes);
 }
 
+static void test_merges_neighbours(void **unused)
+{
+    (void)unused;
+    struct vt_random random = {SEED};
+    struct vt_pages *pages = vt_pages_new(MODEL_BYTES);
+    uint8_t *bytes = test_malloc(MODEL_BYTES);
+    uint8_t *buf = test_malloc(MODEL_BYTES);
+    memset(bytes, 0xff, MODEL_BYTES);
+    memset(bytes + 100000, 0xee, 300000);
+    vt_pages_write(pages, bytes, vd_range(0, MODEL_BYTES));
+    vt_pages_merge(pages);
+    for (int i = 0; i < 50; i++) { /* a change of one is no change of its neighbours */
+        struct vd_range range = vd_range(vt_random_below(&random, MODEL_BYTES - 5000), 5000);
+        vt_random_fill(&random, bytes + range.offset, range.length);
+        vt_pages_write(pages, bytes + range.offset, range);
+        vt_pages_merge(pages);
+    }
+    vt_pages_read(pages, buf, vd_range(0, MODEL_BYTES));
+    assert_memory_equal(buf, bytes, MODEL_BYTES);
+    test_free(bytes);
+    test_free(buf);
+    vt_pages_free(pages);
+}
+
 static void test_knows_its_holes(void **unused)
 {
     (void)unused;
@@ -129,9 +153,8 @@ int main(void)
 {
     cmocka_set_message_output(CM_OUTPUT_TAP);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_is_an_array),
-        cmocka_unit_test(test_clones_are_apart),
-        cmocka_unit_test(test_knows_its_holes),
+        cmocka_unit_test(test_is_an_array),        cmocka_unit_test(test_clones_are_apart),
+        cmocka_unit_test(test_merges_neighbours),  cmocka_unit_test(test_knows_its_holes),
         cmocka_unit_test(test_ends_where_it_ends),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
