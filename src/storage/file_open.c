@@ -66,7 +66,8 @@ static int open_errno(const char *name, bool writable, struct vdisk_error *err)
     struct stat st;
     int code = errno;
     if (code == EBUSY && writable)
-        return vd_err_set(err, code, "the device is in use by the system: is it mounted?");
+        return vd_err_set(err, code,
+                          "the device is in use, by the system or another program: is it mounted?");
     if (code == ENXIO && stat(name, &st) == 0 && S_ISSOCK(st.st_mode))
         return check_kind(&st, err);
     return vd_err_errno(err, code, "can not open it");
@@ -79,6 +80,7 @@ static int open_or_create(const char *name, uint32_t flags, int open_flags,
     int fd = open_quickly(name, open_flags | O_CREAT | O_EXCL);
     if (fd >= 0) {
         opened->is_new = true;
+        opened->is_name_new = true;
         opened->parent_fd = open_parent(name);
         return fd;
     }
@@ -183,10 +185,10 @@ int vd_file_open_fd(const char *name, uint32_t flags, struct file_opened *opened
     int ret = open_checked(name, flags, opened, &st, err);
     if (ret == 0)
         ret = set_up(flags, opened, &st, err);
-    bool is_ours = opened->is_new;
+    bool is_ours = opened->is_name_new;
     if (ret == 0) {
         ret = vd_file_lock(opened->fd, flags, err);
-        is_ours = is_ours && ret != -EAGAIN;
+        is_ours = is_ours && ret != -EAGAIN; /* else whoever came between has it */
     }
     /* Emptied only now that it is locked: nobody loses an image that is in use. */
     if (ret == 0 && (flags & VD_STORAGE_CREATE) && !opened->is_block &&

@@ -76,11 +76,12 @@ void vd_file_write_behind(struct vd_storage *storage, struct vd_range range);
 /* @end: where a read of a file that is read once ended. */
 void vd_file_read_behind(struct file *file, uint64_t end);
 
-/* file_open.c: opens @name and checks what it is.  *fd is the caller's; *created: it is new. */
+/* file_open.c: opens @name, checks what it is, locks it.  The descriptors are the caller's then. */
 struct file_opened {
     int fd;
-    int parent_fd; /* of a file that is new, or -1 */
-    bool is_new;
+    int parent_fd;    /* of a file that is new, or -1 */
+    bool is_new;      /* it was not there */
+    bool is_name_new; /* nor was the name: no link that led to nothing */
     bool is_block;
     uint32_t block_bytes;
     uint32_t align_bytes;

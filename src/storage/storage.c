@@ -301,7 +301,8 @@ int vd_storage_discard(struct vd_storage *storage, struct vd_range range, struct
 
 int vd_storage_flush(struct vd_storage *storage, struct vdisk_error *err)
 {
-    if (!storage->driver->flush || (storage->flags & VD_STORAGE_UNSAFE))
+    if (!storage->driver->flush || !vd_storage_is_writable(storage) ||
+        (storage->flags & VD_STORAGE_UNSAFE))
         return 0;
     return named(storage, storage->driver->flush(storage, err), err);
 }
