@@ -113,11 +113,14 @@ static int list_changed(struct vd_source *source, const struct vd_replica *repli
             delta->bare[delta->bare_count++] =
                 (struct vd_replica_change){.block = block, .host = VD_GOW_UNALLOCATED};
     }
-    for (uint32_t block = delta->block_count; block < replica_blocks; block++)
-        if (vd_replica_host(replica, block) != VD_GOW_UNALLOCATED ||
-            vd_replica_version(replica, block) != 0)
-            delta->bare[delta->bare_count++] =
-                (struct vd_replica_change){.block = block, .host = VD_GOW_UNALLOCATED};
+    for (uint32_t block = delta->block_count; block < replica_blocks; block++) {
+        if (vd_replica_host(replica, block) == VD_GOW_UNALLOCATED &&
+            vd_replica_version(replica, block) == 0)
+            continue;
+        delta->past_end_count++;
+        delta->bare[delta->bare_count++] =
+            (struct vd_replica_change){.block = block, .host = VD_GOW_UNALLOCATED};
+    }
     return 0;
 }
 

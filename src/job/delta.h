@@ -30,6 +30,7 @@ struct vd_delta {
 
     struct vd_replica_change *bare; /* changes that need no data: the block reads as zero now */
     uint32_t bare_count;
+    uint32_t past_end_count; /* of them: past the end of the master's disk */
 };
 
 struct vd_delta_options {

@@ -255,7 +255,8 @@ static int make_delta(struct sync *sync, struct vd_job *job, struct vd_delta *de
 
 static void report_delta(struct sync *sync, const struct vd_delta *delta)
 {
-    sync->result->changed_blocks += (uint64_t)delta->fetch_count + delta->bare_count;
+    sync->result->changed_blocks +=
+        (uint64_t)delta->fetch_count + delta->bare_count - delta->past_end_count;
     sync->result->fetched_blocks += delta->fetch_count;
     sync->result->runs += delta->run_count;
 }

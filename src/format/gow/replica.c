@@ -322,15 +322,31 @@ int vd_replica_commit(struct vd_replica *replica, struct vd_replica_change *chan
     return failing(replica, commit(replica, changes, count, err));
 }
 
+/* Gives the space of host blocks back that nothing leads to any more: R3 holds for all of them. */
+static int give_back(struct vd_replica *replica, struct vdisk_error *err)
+{
+    uint32_t from = 0;
+    for (;;) {
+        uint32_t start = 0;
+        uint32_t length = vd_gow_bits_next_run(&replica->used, from, &start);
+        if (length == 0)
+            return vd_storage_resize(replica->file, vd_gow_file_bytes(&replica->layout, from), err);
+        struct vd_range gap = vd_range(vd_gow_host_offset(&replica->layout, from),
+                                       (uint64_t)(start - from) * VD_GOW_BLOCK_BYTES);
+        int ret = vd_storage_discard(replica->file, gap, err);
+        if (ret < 0)
+            return ret;
+        from = start + length;
+    }
+}
+
 static int finish(struct vd_replica *replica, const struct vd_gow_header *master,
                   struct vdisk_error *err)
 {
     struct vd_gow_header *header = &replica->header;
     int ret = vd_storage_flush(replica->file, err);
     if (ret == 0)
-        ret = vd_storage_resize(
-            replica->file, vd_gow_file_bytes(&replica->layout, vd_gow_bits_end(&replica->used)),
-            err);
+        ret = give_back(replica, err);
     if (ret == 0)
         ret = vd_storage_flush(replica->file, err);
     if (ret < 0)
