@@ -63,7 +63,7 @@ def document_faults(path, targets, verbs):
     for block in FENCE.findall(text):
         for line in block.splitlines():
             command = re.sub(r"^\s*[$#]\s+", "", line)
-            match = re.match(r"(?:sudo\s+)?make((?:\s+[\w.-]+)*)", command)
+            match = re.match(r"(?:sudo\s+)?make((?:\s+[\w.-]+(?!\S*=))*)", command)
             for target in match.group(1).split() if match else []:
                 if target not in targets:
                     yield f"`make {target}`, which is not in the Makefile"
