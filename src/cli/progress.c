@@ -17,6 +17,7 @@
 #define STEP_PERCENT    1.0                  /* of the bytes that scripts read         */
 #define COLUMNS_DEFAULT 80u
 #define BAR_CELLS_MAX   40u
+#define LINE_BYTES      512u /* of JSON: twice what the longest needs */
 
 static uint64_t now_ns(void)
 {
@@ -116,6 +117,22 @@ static void print_percent(FILE *out, double percent)
     fflush(out);
 }
 
+/* A whole line, or the error of write(). */
+static int write_line(int fd, const char *line)
+{
+    size_t left = strlen(line);
+    while (left) {
+        ssize_t put = write(fd, line, left);
+        if (put < 0 && errno == EINTR)
+            continue;
+        if (put < 0)
+            return -errno;
+        line += put;
+        left -= (size_t)put;
+    }
+    return 0;
+}
+
 static void write_json_line(struct vd_cli *cli, uint64_t at_ns, const char *state)
 {
     struct vd_cli_meter *meter = &cli->meter;
@@ -123,17 +140,19 @@ static void write_json_line(struct vd_cli *cli, uint64_t at_ns, const char *stat
     double seconds = seconds_since(meter->start_ns, at_ns);
     double phase_seconds = seconds_since(meter->phase_start_ns, at_ns);
     double rate = phase_seconds > 0 ? (double)now->done_bytes / phase_seconds : 0;
-    int length = dprintf(cli->progress_fd,
-                         "{\"state\": \"%s\", \"phase\": \"%s\", \"percent\": %.2f, "
-                         "\"done-bytes\": %" PRIu64 ", \"total-bytes\": %" PRIu64
-                         ", \"moved-bytes\": %" PRIu64 ", \"done-blocks\": %" PRIu64
-                         ", \"total-blocks\": %" PRIu64 ", \"rate\": %.0f, \"seconds\": %.3f}\n",
-                         state, now->phase ? now->phase : "", percent_of(now), now->done_bytes,
-                         now->total_bytes, now->moved_bytes, now->done_blocks, now->total_blocks,
-                         rate, seconds);
-    if (length < 0 && !meter->has_failed) {
+    char line[LINE_BYTES];
+    snprintf(line, sizeof(line),
+             "{\"state\": \"%s\", \"phase\": \"%s\", \"percent\": %.2f, "
+             "\"done-bytes\": %" PRIu64 ", \"total-bytes\": %" PRIu64 ", \"moved-bytes\": %" PRIu64
+             ", \"done-blocks\": %" PRIu64 ", \"total-blocks\": %" PRIu64
+             ", \"rate\": %.0f, \"seconds\": %.3f}\n",
+             state, now->phase ? now->phase : "", percent_of(now), now->done_bytes,
+             now->total_bytes, now->moved_bytes, now->done_blocks, now->total_blocks, rate,
+             seconds);
+    int ret = write_line(cli->progress_fd, line);
+    if (ret < 0 && !meter->has_failed) {
         meter->has_failed = true; /* the work is worth more than its progress: said once */
-        vd_cli_warning("--progress=%d: %s", cli->progress_fd, strerror(errno));
+        vd_cli_warning("--progress=%d: %s", cli->progress_fd, strerror(-ret));
     }
 }
 
