@@ -66,8 +66,15 @@ want 1 'two files where one is wanted' vdisk info a a
 err_has "^vdisk: info: unexpected argument 'a': FILE wanted$"
 
 # Cache modes, on a verb that writes.
-for mode in writeback unsafe; do
-    want 0 "cache mode $mode" vdisk io -f raw -t "$mode" -c 'write 0 4k' -c flush a
+modes='writeback writethrough unsafe'
+if dd if=/dev/zero of=direct bs=4k count=1 oflag=direct status=none 2> /dev/null; then
+    modes+=' none directsync'
+else
+    skip 'cache modes none and directsync' 'the file system has no direct I/O'
+fi
+for mode in $modes; do
+    want 0 "cache mode $mode" vdisk io -f raw -t "$mode" -c 'write -q -P 5 0 64k' \
+        -c 'write -q -P 6 100 600' -c flush -c 'read -P 6 100 600' -c 'read -P 5 700 9000' a
 done
 want 1 'unknown cache mode' vdisk io -f raw -t fast a
 err_has "^vdisk: io: -t: unknown cache mode 'fast': use one of none, writeback, "

@@ -3,6 +3,7 @@
 # The verbs on GOW images.
 #
 #   tests/cli/test-gow.sh VDISK
+# shellcheck disable=SC2016 # inner shells expand
 # shellcheck source=lib.sh
 . "$(dirname "$0")/lib.sh"
 
