@@ -136,8 +136,9 @@ int vd_source_read(struct vd_source *source, void *buf, size_t length, uint64_t 
 
 int vd_source_recheck(struct vd_source *source, struct vdisk_error *err)
 {
-    uint32_t caps = vd_storage_caps(source->storage);
-    if (!(caps & VD_STORAGE_IS_REMOTE) || (caps & VD_STORAGE_IS_PINNED))
+    /* A validator in the head of an answer says nothing about a change while its body was sent; a
+     * local file is locked against writers. */
+    if (!(vd_storage_caps(source->storage) & VD_STORAGE_IS_REMOTE))
         return 0;
     struct vd_source again;
     bool can_wait;

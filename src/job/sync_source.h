@@ -46,7 +46,7 @@ int vd_source_read(struct vd_source *source, void *buf, size_t length, uint64_t 
 
 /*
  * Is it still in the state that was opened?  -ESTALE if not.  Asks a server for the header once
- * more, unless each of its answers has told already; a local file is locked against writers.
+ * more; a local file is locked against writers.
  */
 int vd_source_recheck(struct vd_source *source, struct vdisk_error *err);
 
