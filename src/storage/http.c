@@ -132,6 +132,10 @@ static int open_part(struct opening *opening, const struct vd_http_head *head,
         return ret;
     if (head->has_range && !head->has_total)
         return vd_err_set(err, EIO, "the server does not say how long the file is");
+    if (head->has_range && head->total > INT64_MAX)
+        return vd_err_set(err, EIO,
+                          "the server says that the file has %" PRIu64 " bytes: at most %" PRId64,
+                          head->total, INT64_MAX);
     if (head->has_range && request->done_bytes == 0) {
         remember_file(http, head, head->total);
         request->range.length = vd_min(VD_HTTP_HEAD_BYTES, head->total);

@@ -15,6 +15,7 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 #include "storage/align.h"
 #include "storage/driver.h"
@@ -51,7 +52,7 @@ static bool has_scheme(const struct vd_storage_driver *driver, const char *name)
 {
     for (const char *const *scheme = driver->schemes; scheme && *scheme; scheme++) {
         size_t length = strlen(*scheme);
-        if (strncmp(name, *scheme, length) == 0 && strncmp(name + length, "://", 3) == 0)
+        if (strncasecmp(name, *scheme, length) == 0 && strncmp(name + length, "://", 3) == 0)
             return true;
     }
     return false;

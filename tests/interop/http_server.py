@@ -101,6 +101,10 @@ def no_total(request):
     return request.part(content_range=f"bytes {request.first}-{request.last}/*")
 
 
+def huge_total(request):
+    return request.part(content_range=f"bytes {request.first}-{request.last}/{2**63}")
+
+
 def bad_range(request):
     return request.part(content_range="bytes 18446744073709551616-0/-5")
 

@@ -147,6 +147,8 @@ expect 'a redirect that goes round in circles' 1 '^EIO .*more than 10 redirects'
 expect 'the name stays the one given' 0 "^name $NGINX_URL/redirect/image$" \
     "$NGINX_URL/redirect/image" name
 
+expect 'a scheme in capital letters' 0 '^size 1$' "HTTP${NGINX_URL#http}/1" size
+
 expect 'status 404' 1 "^ENOENT $NGINX_URL/absent: .*status 404" "$NGINX_URL/absent"
 expect 'status 403' 1 '^EACCES .*status 403' "$NGINX_URL/e403"
 expect 'status 401' 1 '^EACCES .*status 401.*user and a password' "$NGINX_URL/auth/image"
@@ -245,6 +247,7 @@ bad 'other bytes than asked for' 1 '^EIO .*sends bytes 5001-55000, but 5000-5499
     shifted "${read[@]}"
 bad 'another total' 1 '^ESTALE .*size was 3000001, is 3000002' other-total "${read[@]}"
 bad 'no total' 1 '^EIO .*how long' no-total
+bad 'a total that no file can have' 1 '^EIO .*9223372036854775808 bytes: at most' huge-total
 bad 'a Content-Range without sense' 1 '^EIO .*Content-Range.*makes no sense' bad-range
 bad 'no Content-Range' 1 '^EIO .*without saying which bytes' no-content-range "${read[@]}"
 bad 'more bytes than asked for' 1 '^EIO .*Content-Length is 50004' longer "${read[@]}"
