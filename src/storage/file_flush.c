@@ -7,6 +7,8 @@
  *     and every later flush returns it.
  * F2  Only one thread at a time waits for write-back.  Otherwise one could take the report, and
  *     another return 0 before the first has noted it.
+ *     With O_DSYNC every write waits, so many threads do: there a write that fails with EIO counts
+ *     as lost for all, since the report may have been about the pages of another thread.
  * F3  A flush counts for everything written before it began.  Who arrives while one is under way
  *     waits for the next, which serves all that wait: many flushes at once cost two.
  * F4  The name of a new file is durable only when its directory has been synced: the first flush
@@ -64,6 +66,13 @@ static void flush_once_locked(const struct file *file, struct file_sync *sync)
     sync->done = number;
     sync->busy = false;
     vd_cond_broadcast(&sync->changed);
+}
+
+void vd_file_note_lost_write(struct file *file, int code)
+{
+    vd_mutex_lock(&file->sync.lock);
+    note_error_locked(&file->sync, code);
+    vd_mutex_unlock(&file->sync.lock);
 }
 
 int vd_file_flush(struct vd_storage *storage, struct vdisk_error *err)

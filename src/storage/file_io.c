@@ -144,7 +144,7 @@ int vd_file_preadv(struct vd_storage *storage, const struct iovec *iov, int iov_
 int vd_file_pwritev(struct vd_storage *storage, const struct iovec *iov, int iov_entries,
                     uint64_t offset, struct vdisk_error *err)
 {
-    const struct file *file = storage->state;
+    struct file *file = storage->state;
     struct rest rest = rest_of(iov, iov_entries, offset);
     size_t length = rest.left;
 
@@ -155,8 +155,12 @@ int vd_file_pwritev(struct vd_storage *storage, const struct iovec *iov, int iov
         ssize_t put = pwritev(file->fd, list, entries, (off_t)rest.offset);
         if (put < 0 && errno == EINTR)
             continue;
-        if (put < 0)
-            return vd_err_errno(err, errno, "writing %zu bytes at offset %" PRIu64, length, offset);
+        if (put < 0) {
+            int code = errno;
+            if (code == EIO && file->is_sync)
+                vd_file_note_lost_write(file, code);
+            return vd_err_errno(err, code, "writing %zu bytes at offset %" PRIu64, length, offset);
+        }
         /* A unit that was begun is written again: the same bytes. */
         size_t good = (size_t)vd_round_down((uint64_t)put, storage->align_bytes);
         if (good == 0)

@@ -52,6 +52,8 @@ int vd_file_size(struct vd_storage *storage, uint64_t *size, struct vdisk_error 
 int vd_file_flush(struct vd_storage *storage, struct vdisk_error *err);
 /* Waits until @range, written before, is written out; an error is for the next flush to tell. */
 void vd_file_wait_written(struct file *file, struct vd_range range);
+/* A write came back with @code: it, or one of another thread, is lost (F2). */
+void vd_file_note_lost_write(struct file *file, int code);
 /* After a change that O_DSYNC does not cover: durable at once where that was asked for. */
 int vd_file_settle(struct vd_storage *storage, struct vdisk_error *err);
 

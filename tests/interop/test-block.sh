@@ -4,7 +4,7 @@
 #
 #   tests/interop/test-block.sh VDISK
 set -euo pipefail
-vdisk=$1
+vdisk=$(realpath "$1")
 
 work=$(mktemp -d "${TMPDIR:-/tmp}/vdisk-block.XXXXXX")
 devices=()

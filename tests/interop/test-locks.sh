@@ -4,7 +4,7 @@
 #
 #   tests/interop/test-locks.sh VDISK
 set -euo pipefail
-vdisk=$1
+vdisk=$(realpath "$1")
 
 for tool in qemu-io qemu-img; do
     if ! command -v "$tool" > /dev/null; then

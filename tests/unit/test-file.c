@@ -29,6 +29,7 @@ static char folder[200];
 static struct {
     size_t transfer_max;   /* bytes of one read or write; 0: no limit */
     unsigned interrupt;    /* every so many calls end in EINTR; 0: none */
+    int write_error;       /* pwritev() fails with it */
     int data_sync_error;   /* fdatasync() fails with it */
     int range_sync_error;  /* sync_file_range() that waits, likewise */
     int copy_error;        /* copy_file_range() fails with it after the first piece */
@@ -74,6 +75,11 @@ ssize_t preadv(int fd, const struct iovec *iov, int count, off_t offset)
 
 ssize_t pwritev(int fd, const struct iovec *iov, int count, off_t offset)
 {
+    if (calls.write_error) {
+        errno = calls.write_error;
+        calls.write_error = 0;
+        return -1;
+    }
     return transfer(SYS_pwritev, fd, iov, count, offset);
 }
 
@@ -298,6 +304,29 @@ static void test_write_behind_tells(void **state)
     unlink(path);
 }
 
+/* A synchronous write may take the report of another thread's; a full disk is no lost write. */
+static void test_failed_synchronous_write(void **state)
+{
+    (void)state;
+    const char *path = in_folder("dsync");
+    struct vd_storage *storage = must_open(path, NEW | VD_STORAGE_SYNC);
+    calls.write_error = ENOSPC;
+    VT_FAILS(ENOSPC, vd_storage_pwrite(storage, "x", 1, 0, &vt_err));
+    VT_OK(vd_storage_flush(storage, &vt_err));
+    calls.write_error = EIO;
+    VT_FAILS(EIO, vd_storage_pwrite(storage, "x", 1, 0, &vt_err));
+    VT_FAILS(EIO, vd_storage_flush(storage, &vt_err));
+    vd_storage_close(storage);
+
+    /* Where writes do not wait, their errors are their own. */
+    storage = must_open(path, VD_STORAGE_WRITE);
+    calls.write_error = EIO;
+    VT_FAILS(EIO, vd_storage_pwrite(storage, "x", 1, 0, &vt_err));
+    VT_OK(vd_storage_flush(storage, &vt_err));
+    vd_storage_close(storage);
+    unlink(path);
+}
+
 /* Transfers that end anywhere, and signals: everything arrives all the same. */
 static void test_short_transfers(void **state)
 {
@@ -492,6 +521,7 @@ int main(void)
         cmocka_unit_test_setup(test_new_name_is_synced_once, setup),
         cmocka_unit_test_setup(test_failed_flush_stays, setup),
         cmocka_unit_test_setup(test_write_behind_tells, setup),
+        cmocka_unit_test_setup(test_failed_synchronous_write, setup),
         cmocka_unit_test_setup(test_short_transfers, setup),
         cmocka_unit_test_setup(test_one_call_a_request, setup),
         cmocka_unit_test_setup(test_zeroes_without_help, setup),
