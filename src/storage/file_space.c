@@ -25,7 +25,10 @@
 /* So far behind the end, punching a byte tells whether holes can be made, and makes none. */
 #define FAR_BYTES (1ull << 32)
 
-/* -EOPNOTSUPP, remembered as @missing, if the file system does not have it. */
+/*
+ * -EOPNOTSUPP, remembered as @missing, if the file system does not have it.  Some refuse one range
+ * with EINVAL and take another: that is not remembered.
+ */
 static int space_call(struct file *file, enum file_missing missing, int mode, struct vd_range range,
                       const char *what, struct vdisk_error *err)
 {
@@ -40,6 +43,8 @@ static int space_call(struct file *file, enum file_missing missing, int mode, st
     while (ret < 0 && errno == EINTR);
     if (ret == 0)
         return 0;
+    if (errno == EINVAL)
+        return -EOPNOTSUPP;
     if (errno != EOPNOTSUPP && errno != ENOSYS)
         return vd_err_errno(err, errno, "%s %" PRIu64 " bytes at offset %" PRIu64, what,
                             range.length, range.offset);

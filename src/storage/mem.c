@@ -23,8 +23,11 @@ static int mem_grow_table(struct mem *mem, uint64_t size, struct vdisk_error *er
     uint64_t wanted = vd_div_up(size, MEM_PAGE_BYTES);
     if (wanted <= mem->page_entries)
         return 0;
-    size_t entries = (size_t)vd_max(wanted, mem->page_entries * 2);
-    uint8_t **pages = realloc(mem->pages, entries * sizeof(*pages));
+    uint64_t entries_wide = vd_max(wanted, (uint64_t)mem->page_entries * 2);
+    size_t entries = (size_t)entries_wide;
+    uint8_t **pages = NULL;
+    if (entries == entries_wide) /* on 32 bits it may not be */
+        pages = reallocarray(mem->pages, entries, sizeof(*pages));
     if (!pages)
         return vd_err_nomem(err, "storage in memory");
     memset(pages + mem->page_entries, 0, (entries - mem->page_entries) * sizeof(*pages));

@@ -5,6 +5,7 @@
 #include <pthread.h>
 #include <sched.h>
 #include <stdbool.h>
+#include <unistd.h>
 
 #include "util/mem.h"
 #include "util/mutex.h"
@@ -64,8 +65,10 @@ int vd_workers_run(unsigned count, vd_worker_fn fn, void *work, struct vdisk_err
 unsigned vd_workers_cpus(void)
 {
     cpu_set_t set;
-    if (sched_getaffinity(0, sizeof(set), &set) != 0)
-        return 1;
-    int count = CPU_COUNT(&set);
+    long count;
+    if (sched_getaffinity(0, sizeof(set), &set) == 0)
+        count = CPU_COUNT(&set);
+    else
+        count = sysconf(_SC_NPROCESSORS_ONLN); /* more of them than a cpu_set_t holds */
     return count > 0 ? (unsigned)count : 1;
 }

@@ -34,7 +34,8 @@ static struct {
     int range_sync_error;  /* sync_file_range() that waits, likewise */
     int copy_error;        /* copy_file_range() fails with it after the first piece */
     size_t copy_max;       /* bytes of one piece */
-    int fallocate_refused; /* modes with any of these bits, -1: any: EOPNOTSUPP */
+    int fallocate_error;   /* for the refused; 0: EOPNOTSUPP */
+    int fallocate_refused; /* modes with any of these bits, -1: any */
     unsigned transfers, sizes, data_syncs, name_syncs, copies, fallocates;
 } calls;
 
@@ -122,7 +123,7 @@ int fallocate(int fd, int mode, off_t offset, off_t length)
 {
     calls.fallocates++;
     if (calls.fallocate_refused == -1 || (calls.fallocate_refused & mode)) {
-        errno = EOPNOTSUPP;
+        errno = calls.fallocate_error ? calls.fallocate_error : EOPNOTSUPP;
         return -1;
     }
     return (int)syscall(SYS_fallocate, fd, mode, offset, length);
@@ -423,6 +424,10 @@ static void test_zeroes_without_help(void **state)
     for (size_t i = 0; i < sizeof(refused) / sizeof(refused[0]); i++) {
         check_zeroes(in_folder("zeroes"), refused[i], 0);
         check_zeroes(in_folder("zeroes"), refused[i], VD_STORAGE_ZERO_MAY_PUNCH);
+        if (refused[i] > 0) {
+            calls.fallocate_error = EINVAL;
+            check_zeroes(in_folder("zeroes"), refused[i], VD_STORAGE_ZERO_MAY_PUNCH);
+        }
         forget_calls();
     }
 }
