@@ -22,7 +22,11 @@ static void print_line(const char *kind, const char *fmt, va_list args)
     char text[4096];
     vsnprintf(text, sizeof(text), fmt, args);
     fflush(stdout); /* keeps the order for whoever reads both from one place */
-    fprintf(stderr, "vdisk: %s%s\n", kind, text);
+    char *rest = NULL;
+    const char *first = strtok_r(text, "\n", &rest);
+    fprintf(stderr, "vdisk: %s%s\n", kind, first ? first : "unknown error");
+    for (const char *line; (line = strtok_r(NULL, "\n", &rest));)
+        fprintf(stderr, "vdisk: %s\n", line);
 }
 
 void vd_cli_error(const char *fmt, ...)

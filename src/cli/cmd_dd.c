@@ -128,7 +128,7 @@ static int report(const struct copy *copy, uint64_t done_bytes, struct vdisk_err
     return 0;
 }
 
-/* Writes what is not zero of @length bytes of the buffer: the target is new, it reads zero. */
+/* Writes what is not zero of @length bytes of the buffer: the target reads as zeros. */
 static int write_data(const struct copy *copy, size_t length, uint64_t offset,
                       struct vdisk_error *err)
 {
@@ -171,6 +171,15 @@ static int copy_piece(struct copy *copy, uint64_t offset, uint64_t length, uint6
         return ret;
     copy->moved_bytes += *done;
     return write_data(copy, (size_t)*done, offset - copy->range.offset, err);
+}
+
+/* A device keeps what was on it when an image is made there: only a new file reads as zeros. */
+static int clear_target(const struct copy *copy, const char *name, struct vdisk_error *err)
+{
+    struct stat st;
+    if (stat(name, &st) == 0 && S_ISREG(st.st_mode))
+        return 0;
+    return vdisk_image_write_zeroes(copy->target, 0, copy->range.length, 0, err);
 }
 
 static int copy_all(struct copy *copy, struct vdisk_error *err)
@@ -222,7 +231,7 @@ static int fill_output(struct vd_cli *cli, const struct dd_args *args, struct co
     struct vdisk_error err = {0};
     int status = 0;
     vd_cli_progress_begin(cli);
-    if (copy_all(copy, &err) < 0)
+    if (clear_target(copy, args->output, &err) < 0 || copy_all(copy, &err) < 0)
         status = vd_cli_fail(&err);
     status = vd_cli_close(copy->target, status);
     vd_cli_progress_end(cli, status == 0);

@@ -102,6 +102,8 @@ static int run(struct vd_cli *cli, int argc, char **argv)
         status = vd_cli_want_operands(cli, 0, 1, "--size SIZE or FILE");
     if (status == VD_CLI_GO && args.size_text && cli->operand_count)
         status = vd_cli_usage_error(cli, "--size N cannot be used together with a filename.");
+    if (status == VD_CLI_GO && !cli->operand_count && (cli->format || cli->share))
+        status = vd_cli_usage_error(cli, "-f and -U can only be used with a filename.");
     if (status == VD_CLI_GO && !args.size_text && !cli->operand_count && !args.list.entry_count &&
         !args.list.wants_help)
         status = vd_cli_usage_error(cli, "Either --size N or one filename must be specified.");

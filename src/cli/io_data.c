@@ -194,8 +194,27 @@ static void print_done(struct vd_io *io, const char *what, const struct io_reque
            amount_text((double)request->length * per_second, rate), per_second);
 }
 
-static void dump(const struct vd_io *io, const struct io_request *request)
+/* As JSON the bytes are one string of hexadecimal digits. */
+static void dump_json(struct vd_io *io, const struct io_request *request)
 {
+    static const char digits[] = "0123456789abcdef";
+    CLEANUP_FREE char *text = vd_alloc_array((size_t)request->length + 1, 2);
+    for (uint64_t i = 0; text && i < request->length; i++) {
+        text[2 * i] = digits[request->buffer[i] >> 4];
+        text[2 * i + 1] = digits[request->buffer[i] & 15];
+    }
+    if (text)
+        vd_json_put_text(&io->json, io->entry, "data", text);
+    else
+        io->json.has_failed = true;
+}
+
+static void dump(struct vd_io *io, const struct io_request *request)
+{
+    if (io->cli->json) {
+        dump_json(io, request);
+        return;
+    }
     for (uint64_t at = 0; at < request->length; at += DUMP_COLUMNS) {
         char text[DUMP_COLUMNS + 1] = "";
         uint64_t columns = vd_min(DUMP_COLUMNS, request->length - at);

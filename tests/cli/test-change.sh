@@ -119,6 +119,8 @@ out_json '[e["ok"] for e in d] == [True, False, True, True, True, True, False]'
 out_json 'd[0]["command"] == "write 0 4k" and d[0]["bytes"] == 4096 and d[0]["offset"] == 0'
 out_json '"0xcd" in d[1]["error"] and d[2]["virtual-size"] == 2 << 20'
 out_json 'd[4]["extents"][0]["start"] == 0 and d[5]["format"] == "raw" and "error" in d[6]'
+want 0 'a dump as JSON' vdisk io -f raw --output=json -c 'write -P 0xa5 1 2' -c 'read -v 0 4' b
+out_json 'd[1]["data"][2:6] == "a5a5" and len(d[1]["data"]) == 8'
 
 # --- dd
 head -c 300000 /dev/urandom > c
@@ -162,5 +164,17 @@ ln c c2
 want 1 'input that is the output' vdisk dd if=c of=c2
 err_has '^vdisk: c2: is both input and output'
 check 'and keeps its bytes' size_is c 1048576
+
+# An output that is a device keeps its size, and has old bytes where the copy has holes.
+loop=$(head -c 2M /dev/urandom > disk && losetup -f --show disk 2> /dev/null) || loop=
+if [ -n "$loop" ]; then
+    trap 'losetup -d "$loop" 2> /dev/null; rm -rf "$work"' EXIT
+    check 'dd to a device' vdisk dd -f raw -O raw if=c "of=$loop"
+    check 'clears what it does not write' cmp -n 1048576 c "$loop"
+    check 'and leaves the rest' cmp <(tail -c 1M disk) <(tail -c 1M "$loop")
+    losetup -d "$loop"
+else
+    skip 'dd to a device' 'no loop device'
+fi
 
 finish

@@ -55,7 +55,7 @@ want 1 'too large' vdisk create h 8E
 err_is "vdisk: '8E': Invalid image size specified. Must be between 0 and 9223372036854775807."
 want 1 'no size at all' vdisk create h 1kb
 err_is "vdisk: '1kb': Invalid image size specified. You may use k, M, G, T, P or E suffixes for
-kilobytes, megabytes, gigabytes, terabytes, petabytes and exabytes."
+vdisk: kilobytes, megabytes, gigabytes, terabytes, petabytes and exabytes."
 want 1 'a folder that is not there' vdisk create nowhere/h 1M
 err_has '^vdisk: nowhere/h: .*No such file or directory$'
 check 'failures leave nothing behind' test ! -e h
