@@ -167,7 +167,7 @@ static void random_comparisons(void **state)
 {
     (void)state;
     const char *wanted = getenv("VDISK_TEST_ROUNDS");
-    for (int i = wanted ? atoi(wanted) : 80; i; i--)
+    for (unsigned long i = wanted ? strtoul(wanted, NULL, 10) : 80; i; i--)
         one_random_comparison();
 }
 
