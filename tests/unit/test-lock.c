@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -17,6 +18,22 @@
 #define SHARE ((uint32_t)VD_STORAGE_SHARE)
 
 static char path[256];
+
+/* What F_OFD_SETLK fails with; 0: as the system does. */
+static int setlk_error;
+
+int fcntl(int fd, int command, ...)
+{
+    va_list args;
+    va_start(args, command);
+    void *argument = va_arg(args, void *); /* all that this program uses have one */
+    va_end(args);
+    if (setlk_error && command == F_OFD_SETLK) {
+        errno = setlk_error;
+        return -1;
+    }
+    return (int)syscall(SYS_fcntl, fd, command, argument);
+}
 
 static int open_file(void)
 {
@@ -174,6 +191,25 @@ static void test_whole_file(void **state)
         }
 }
 
+/* Where there are no locks the open goes on; an error that is none of these is one. */
+static void test_no_locks(void **state)
+{
+    (void)state;
+    static const int without[] = {ENOLCK, EOPNOTSUPP, EINVAL, ENOSYS};
+    int fd = open_file();
+    for (size_t i = 0; i < sizeof(without) / sizeof(without[0]); i++) {
+        setlk_error = without[i];
+        VT_OK(vd_file_lock(fd, WRITE, &vt_err));
+        VT_OK(vd_file_lock(fd, READ, &vt_err));
+    }
+    setlk_error = EIO;
+    VT_FAILS(EIO, vd_file_lock(fd, WRITE, &vt_err));
+    setlk_error = EACCES;
+    VT_FAILS(EAGAIN, vd_file_lock(fd, WRITE, &vt_err));
+    setlk_error = 0;
+    close(fd);
+}
+
 /* Locks that mean nothing to us: of other bytes, of other permissions. */
 static void test_strangers(void **state)
 {
@@ -195,6 +231,7 @@ int main(void)
         cmocka_unit_test(test_pairs),      cmocka_unit_test(test_bytes),
         cmocka_unit_test(test_message),    cmocka_unit_test(test_other_process),
         cmocka_unit_test(test_whole_file), cmocka_unit_test(test_strangers),
+        cmocka_unit_test(test_no_locks),
     };
     const char *folder = getenv("TMPDIR");
     snprintf(path, sizeof(path), "%s/vdisk-lock-XXXXXX", folder ? folder : "/tmp");
