@@ -65,9 +65,9 @@ static void test_notices_flushes_that_do_nothing(void **state)
         struct vt_crash_tally tally = {0};
         struct vt_crash_plan plan = {.format = *state,
                                      .size = DISK_BYTES,
-                                     .ops = 40,
-                                     .round_ops = 40,
-                                     .seed = number_from("VD_CRASH_SEED", 20261121) + i,
+                                     .ops = 100,
+                                     .round_ops = 100,
+                                     .seed = 20261121 + i,
                                      .draws = 1,
                                      .ignore_period = lies[i].period,
                                      .ignore_index = lies[i].index};
