@@ -1,0 +1,197 @@
+/* SPDX-License-Identifier: MIT */
+/* The cache of tables: C1 to C4 of table_cache.h. */
+#include "drivers/check.h"
+#include "drivers/fault.h"
+#include "drivers/trace.h"
+#include "format/table_cache.h"
+
+#define TABLES_OFFSET 320u
+#define TABLES_BYTES  (4u << 20)
+
+struct cached {
+    struct vd_storage *memory, *trace;
+    struct vd_table_cache cache;
+};
+
+static void begin(struct cached *cached, uint64_t cache_bytes)
+{
+    VT_OK(vd_storage_mem_open(TABLES_OFFSET + TABLES_BYTES, &cached->memory, &vt_err));
+    VT_OK(vt_trace_open(cached->memory, VT_BORROW, NULL, &cached->trace, &vt_err));
+    VT_OK(vd_table_cache_init(&cached->cache, cached->trace, vd_range(TABLES_OFFSET, TABLES_BYTES),
+                              cache_bytes, &vt_err));
+}
+
+static void end(struct cached *cached)
+{
+    vd_table_cache_destroy(&cached->cache);
+    vd_storage_close(cached->trace);
+    vd_storage_close(cached->memory);
+}
+
+static uint8_t *at_locked(struct cached *cached, uint64_t offset, struct vd_table_page **page)
+    VD_REQUIRES(cached->cache.lock)
+{
+    bool waited = false;
+    VT_OK(vd_table_cache_get_locked(&cached->cache, offset, page, &waited, &vt_err));
+    return vd_table_page_at(*page, offset);
+}
+
+static void set(struct cached *cached, uint64_t offset, uint8_t value)
+{
+    struct vd_table_page *page;
+    vd_mutex_lock(&cached->cache.lock);
+    *at_locked(cached, offset, &page) = value;
+    vd_table_page_changed_locked(&cached->cache, page, offset, 1);
+    vd_mutex_unlock(&cached->cache.lock);
+}
+
+static uint8_t get(struct cached *cached, uint64_t offset)
+{
+    struct vd_table_page *page;
+    vd_mutex_lock(&cached->cache.lock);
+    uint8_t value = *at_locked(cached, offset, &page);
+    vd_mutex_unlock(&cached->cache.lock);
+    return value;
+}
+
+static uint8_t in_file(struct cached *cached, uint64_t offset)
+{
+    uint8_t value;
+    VT_OK(vd_storage_pread(cached->memory, &value, 1, offset, &vt_err));
+    return value;
+}
+
+static void snapshot(struct cached *cached, struct vd_table_snapshot *taken)
+{
+    vd_mutex_lock(&cached->cache.lock);
+    VT_OK(vd_table_cache_snapshot_locked(&cached->cache, taken, &vt_err));
+    vd_mutex_unlock(&cached->cache.lock);
+}
+
+static void test_loads_once(void **state)
+{
+    (void)state;
+    struct cached cached;
+    begin(&cached, 0);
+    assert_int_equal(get(&cached, TABLES_OFFSET), 0);
+    assert_int_equal(get(&cached, 4095), 0);
+    assert_int_equal(vt_trace_count(cached.trace, VT_READ), 1);
+    size_t entries;
+    const struct vt_record *records = vt_trace_records(cached.trace, &entries);
+    assert_int_equal(records[0].range.offset, TABLES_OFFSET); /* not what is before the tables */
+    assert_int_equal(records[0].range.length, 4096 - TABLES_OFFSET);
+    (void)get(&cached, TABLES_OFFSET + TABLES_BYTES - 1); /* nor what is behind them */
+    assert_int_equal(vt_trace_count(cached.trace, VT_READ), 2);
+    end(&cached);
+}
+
+/* C4, and only the sectors that changed, neighbours together. */
+static void test_snapshot(void **state)
+{
+    (void)state;
+    struct cached cached;
+    struct vd_table_snapshot taken;
+    begin(&cached, 0);
+    snapshot(&cached, &taken);
+    assert_int_equal(taken.piece_entries, 0);
+    vd_table_snapshot_end(&cached.cache, &taken, true);
+
+    set(&cached, TABLES_OFFSET, 1);
+    set(&cached, 512, 2);          /* its neighbour */
+    set(&cached, 4096 * 2 - 1, 3); /* the last sector of a page, and the first of the next */
+    set(&cached, 4096 * 2, 4);
+    set(&cached, TABLES_OFFSET + TABLES_BYTES - 1, 5);
+    snapshot(&cached, &taken);
+    set(&cached, 512, 20);
+    VT_OK(vd_table_snapshot_write(&cached.cache, &taken, &vt_err));
+    assert_int_equal(vt_trace_count(cached.trace, VT_WRITE), 3);
+    assert_int_equal(vt_trace_bytes(cached.trace, VT_WRITE), (512 - 320 + 512) + 1024 + 320);
+    vd_table_snapshot_end(&cached.cache, &taken, true);
+    assert_int_equal(in_file(&cached, 512), 2);
+    assert_int_equal(in_file(&cached, 8191), 3);
+    assert_int_equal(in_file(&cached, 8192), 4);
+    assert_int_equal(in_file(&cached, TABLES_OFFSET + TABLES_BYTES - 1), 5);
+    assert_int_equal(get(&cached, 512), 20);
+
+    snapshot(&cached, &taken);
+    assert_int_equal(taken.piece_entries, 1);
+    VT_OK(vd_table_snapshot_write(&cached.cache, &taken, &vt_err));
+    vd_table_snapshot_end(&cached.cache, &taken, true);
+    assert_int_equal(in_file(&cached, 512), 20);
+    end(&cached);
+}
+
+/* C3 */
+static void test_eviction(void **state)
+{
+    (void)state;
+    struct cached cached;
+    struct vd_table_snapshot taken;
+    begin(&cached, 1); /* as little as it can do with */
+    set(&cached, 5000, 7);
+    set(&cached, 9000, 8);
+    snapshot(&cached, &taken);
+    vd_mutex_lock(&cached.cache.lock);
+    struct vd_table_page *pinned;
+    (void)at_locked(&cached, 20000, &pinned);
+    vd_table_cache_pin_locked(&cached.cache, 20000);
+    vd_mutex_unlock(&cached.cache.lock);
+    set(&cached, 5000, 70);
+    for (unsigned round = 0; round < 2; round++)
+        for (uint64_t offset = 40960; offset < TABLES_BYTES; offset += 4096)
+            assert_int_equal(get(&cached, offset), 0);
+    assert_true(cached.cache.pages <= 64);
+    assert_true(vt_trace_count(cached.trace, VT_READ) > 1500); /* they do not all fit */
+    vt_trace_reset(cached.trace);
+    assert_int_equal(get(&cached, 5000), 70);
+    assert_int_equal(get(&cached, 9000), 8); /* not in the file yet */
+    assert_int_equal(get(&cached, 20000), 0);
+    assert_int_equal(vt_trace_count(cached.trace, VT_READ), 0);
+
+    vd_table_snapshot_end(&cached.cache, &taken, false); /* never written: it stays */
+    vd_mutex_lock(&cached.cache.lock);
+    assert_ptr_equal(vd_table_cache_unpin_locked(&cached.cache, 20000), pinned);
+    vd_mutex_unlock(&cached.cache.lock);
+    for (uint64_t offset = 40960; offset < TABLES_BYTES; offset += 4096)
+        (void)get(&cached, offset);
+    assert_int_equal(get(&cached, 9000), 8);
+    vt_trace_reset(cached.trace);
+    (void)get(&cached, 20000);
+    assert_int_equal(vt_trace_count(cached.trace, VT_READ), 1);
+    end(&cached);
+}
+
+/* A page that can not be read is an error now, and read again next time. */
+static void test_failure(void **state)
+{
+    (void)state;
+    struct vd_storage *memory, *fault;
+    struct vd_table_cache cache;
+    struct vd_table_page *page;
+    bool waited = false;
+    VT_OK(vd_storage_mem_open(TABLES_OFFSET + TABLES_BYTES, &memory, &vt_err));
+    VT_OK(vt_fault_open(memory, VT_BORROW, &fault, &vt_err));
+    VT_OK(vd_table_cache_init(&cache, fault, vd_range(TABLES_OFFSET, TABLES_BYTES), 0, &vt_err));
+    vt_fault_set(fault,
+                 (struct vt_fault_plan){.calls = VT_CALL_BIT(VT_READ), .nth = 1, .error = EIO});
+    vd_mutex_lock(&cache.lock);
+    VT_FAILS(EIO, vd_table_cache_get_locked(&cache, 5000, &page, &waited, &vt_err));
+    VT_OK(vd_table_cache_get_locked(&cache, 5000, &page, &waited, &vt_err));
+    vd_mutex_unlock(&cache.lock);
+    assert_true(waited);
+    vd_table_cache_destroy(&cache);
+    vd_storage_close(fault);
+    vd_storage_close(memory);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_loads_once),
+        cmocka_unit_test(test_snapshot),
+        cmocka_unit_test(test_eviction),
+        cmocka_unit_test(test_failure),
+    };
+    cmocka_set_message_output(CM_OUTPUT_TAP);
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
