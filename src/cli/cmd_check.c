@@ -92,7 +92,7 @@ static int print_json(const char *name, const char *format, const struct vdisk_c
     put_if_any(&json, "corruptions-fixed", result->corruptions_fixed);
     put_if_any(&json, "leaks-fixed", result->leaks_fixed);
     put_if_any(&json, "allocated-clusters", result->allocated_clusters);
-    vd_json_put_text(&json, json.root, "filename", name);
+    vd_json_put_name(&json, json.root, "filename", name);
     vd_json_put_text(&json, json.root, "format", format);
     put_if_any(&json, "fragmented-clusters", result->fragmented_clusters);
     return vd_json_print(&json);

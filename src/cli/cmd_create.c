@@ -9,6 +9,7 @@
 #include "cli/optlist.h"
 #include "cli/output.h"
 #include "cli/size.h"
+#include "util/mem.h"
 
 static const struct vd_cli_option options[] = {
     {'o', NULL, "KEY=VALUE,...", "options of the format; -o help lists them"},
@@ -48,7 +49,8 @@ static int print_result(const struct vd_cli *cli, const char *name, const char *
 {
     if (!cli->json) {
         /* As qemu-img: said first, so that it is seen while space is being set aside. */
-        printf("Formatting '%s', fmt=%s size=%" PRIu64, name, format, create->size);
+        CLEANUP_FREE char *shown = vd_cli_shown_name(name);
+        printf("Formatting '%s', fmt=%s size=%" PRIu64, shown ? shown : "", format, create->size);
         if (create->preallocation != VDISK_PREALLOCATION_OFF)
             printf(" preallocation=%s", vd_preallocation_name(create->preallocation));
         printf("\n");
@@ -57,7 +59,7 @@ static int print_result(const struct vd_cli *cli, const char *name, const char *
     }
     struct vd_json json;
     vd_json_begin_object(&json);
-    vd_json_put_text(&json, json.root, "filename", name);
+    vd_json_put_name(&json, json.root, "filename", name);
     vd_json_put_text(&json, json.root, "format", format);
     vd_json_put_u64(&json, json.root, "virtual-size", create->size);
     vd_json_put_text(&json, json.root, "preallocation",

@@ -5,8 +5,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 #include "cli/cli.h"
+#include "util/mem.h"
+#include "util/url.h"
 
 /* jansson refuses NULL everywhere, so a failure just spreads to has_failed. */
 
@@ -116,6 +119,23 @@ static json_t *mended_string(const char *text)
     json_t *value = json_stringn(mended, used);
     free(mended);
     return value;
+}
+
+char *vd_cli_shown_name(const char *text)
+{
+    char *shown = strdup(text);
+    if (shown && (strncasecmp(shown, "http://", 7) == 0 || strncasecmp(shown, "https://", 8) == 0))
+        vd_url_strip_secrets(shown, "");
+    return shown;
+}
+
+void vd_json_put_name(struct vd_json *json, json_t *object, const char *key, const char *name)
+{
+    CLEANUP_FREE char *shown = vd_cli_shown_name(name);
+    if (shown)
+        vd_json_put_text(json, object, key, shown);
+    else
+        json->has_failed = true;
 }
 
 void vd_json_put_text(struct vd_json *json, json_t *object, const char *key, const char *text)

@@ -29,6 +29,12 @@ json_t *vd_json_append_object(struct vd_json *json, json_t *array);
 json_t *vd_json_put_object(struct vd_json *json, json_t *object, const char *key);
 json_t *vd_json_put_array(struct vd_json *json, json_t *object, const char *key);
 
+/* A file name or URL as it is shown: without user and password.  To be freed; NULL: no memory. */
+char *vd_cli_shown_name(const char *text);
+
+/* A file name or URL, as vd_cli_shown_name() makes it. */
+void vd_json_put_name(struct vd_json *json, json_t *object, const char *key, const char *name);
+
 void vd_json_put_u64(struct vd_json *json, json_t *object, const char *key, uint64_t value);
 void vd_json_put_bool(struct vd_json *json, json_t *object, const char *key, bool value);
 void vd_json_put_real(struct vd_json *json, json_t *object, const char *key, double value);

@@ -93,7 +93,7 @@ int vd_sync_print_json(const struct vdisk_sync_options *options,
     struct vd_json json;
     vd_json_begin_object(&json);
     json_t *root = json.root;
-    vd_json_put_text(&json, root, "source", options->source);
+    vd_json_put_name(&json, root, "source", options->source);
     vd_json_put_text(&json, root, "replica", options->replica);
     vd_json_put_bool(&json, root, "unchanged", (result->flags & VDISK_SYNC_UNCHANGED) != 0);
     vd_json_put_bool(&json, root, "created", (result->flags & VDISK_SYNC_CREATED) != 0);

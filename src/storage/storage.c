@@ -21,6 +21,7 @@
 #include "storage/driver.h"
 #include "util/iov.h"
 #include "util/mem.h"
+#include "util/url.h"
 
 #define ZERO_BUFFER_BYTES (1u << 20)
 
@@ -75,20 +76,6 @@ bool vd_storage_name_is_local(const char *name)
     return !find_driver(name)->schemes;
 }
 
-/* S5: cuts user:password@ out of scheme://user:password@host/... */
-static void strip_secrets(char *name)
-{
-    char *authority = strstr(name, "://");
-    if (!authority)
-        return;
-    authority += 3;
-    authority += strspn(authority, "/"); /* libcurl takes three slashes for two */
-    size_t length = strcspn(authority, "/?#");
-    const char *at = memrchr(authority, '@', length);
-    if (at)
-        memmove(authority, at + 1, strlen(at + 1) + 1);
-}
-
 int vd_storage_open(const char *name, const struct vd_storage_options *options,
                     struct vd_storage **storage, struct vdisk_error *err)
 {
@@ -103,7 +90,7 @@ int vd_storage_open(const char *name, const struct vd_storage_options *options,
         return ret;
     st->flags = options->flags;
     if (driver->schemes)
-        strip_secrets(st->name);
+        vd_url_strip_secrets(st->name, ""); /* S5 */
     if ((options->flags & VD_STORAGE_WRITE) && !driver->pwritev)
         ret = vd_err_set(err, EROFS, "%s storage can only be read", driver->name);
     else

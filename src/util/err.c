@@ -6,6 +6,11 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "util/url.h"
+
+/* Messages name URLs as users gave them; what ends one there. */
+#define URL_ENDS " \t\n'\""
+
 void vdisk_error_clear(struct vdisk_error *err)
 {
     err->code = 0;
@@ -17,6 +22,7 @@ static VD_PRINTF(3, 0) void format_message(struct vdisk_error *err, int code, co
 {
     err->code = code;
     vsnprintf(err->message, sizeof(err->message), fmt, args);
+    vd_url_strip_secrets(err->message, URL_ENDS);
 }
 
 int vd_err_set(struct vdisk_error *err, int code, const char *fmt, ...)
@@ -55,10 +61,9 @@ int vd_err_prefix(struct vdisk_error *err, int ret, const char *fmt, ...)
         int length = vsnprintf(prefix, sizeof(prefix), fmt, args);
         va_end(args);
         if (length > 0) {
-            size_t prefix_bytes = (size_t)length;
+            vd_url_strip_secrets(prefix, URL_ENDS);
+            size_t prefix_bytes = strlen(prefix);
             size_t limit = sizeof(err->message) - 1;
-            if (prefix_bytes > limit)
-                prefix_bytes = limit;
             size_t message_bytes = strlen(err->message);
             if (message_bytes > limit - prefix_bytes)
                 message_bytes = limit - prefix_bytes;

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Filling in a struct vdisk_error: first writer wins, outer layers add what they know in front.
- * Nothing here allocates, so reporting an error cannot fail.
+ * Nothing here allocates, so reporting an error cannot fail.  User and password of a URL are cut
+ * out of every message.
  */
 #ifndef VD_UTIL_ERR_H
 #define VD_UTIL_ERR_H
