@@ -11,6 +11,7 @@
 #include "cli/progress.h"
 #include "cli/secret.h"
 #include "cli/signals.h"
+#include "util/url.h"
 
 /* --- errors ---------------------------------------------------------------------------------- */
 
@@ -21,6 +22,7 @@ static void print_line(const char *kind, const char *fmt, va_list args)
 {
     char text[4096];
     vsnprintf(text, sizeof(text), fmt, args);
+    vd_url_strip_secrets(text, VD_URL_ENDS_IN_TEXT);
     fflush(stdout); /* keeps the order for whoever reads both from one place */
     char *rest = NULL;
     const char *first = strtok_r(text, "\n", &rest);

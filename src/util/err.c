@@ -8,9 +8,6 @@
 
 #include "util/url.h"
 
-/* Messages name URLs as users gave them; what ends one there. */
-#define URL_ENDS " \t\n'\""
-
 void vdisk_error_clear(struct vdisk_error *err)
 {
     err->code = 0;
@@ -22,7 +19,7 @@ static VD_PRINTF(3, 0) void format_message(struct vdisk_error *err, int code, co
 {
     err->code = code;
     vsnprintf(err->message, sizeof(err->message), fmt, args);
-    vd_url_strip_secrets(err->message, URL_ENDS);
+    vd_url_strip_secrets(err->message, VD_URL_ENDS_IN_TEXT);
 }
 
 int vd_err_set(struct vdisk_error *err, int code, const char *fmt, ...)
@@ -61,7 +58,7 @@ int vd_err_prefix(struct vdisk_error *err, int ret, const char *fmt, ...)
         int length = vsnprintf(prefix, sizeof(prefix), fmt, args);
         va_end(args);
         if (length > 0) {
-            vd_url_strip_secrets(prefix, URL_ENDS);
+            vd_url_strip_secrets(prefix, VD_URL_ENDS_IN_TEXT);
             size_t prefix_bytes = strlen(prefix);
             size_t limit = sizeof(err->message) - 1;
             size_t message_bytes = strlen(err->message);
