@@ -109,4 +109,24 @@ SCRIPT
 check 'SIGINT cancels' held_up SIGINT 130
 check 'SIGTERM cancels' held_up SIGTERM 143
 
+# SIGUSR1 asks how far it is: sent while a rate keeps the command at work for two seconds.
+check 'SIGUSR1 prints a line on stderr' python3 - "$C" << 'SCRIPT'
+import re, signal, subprocess, sys, time
+process = subprocess.Popen([sys.argv[1], "convert", "-f", "raw", "-r", "8M", "a", "out2"],
+                           stderr=subprocess.PIPE)
+deadline = time.monotonic() + 60
+while time.monotonic() < deadline:
+    with open(f"/proc/{process.pid}/status") as file:
+        blocked = re.search(r"^SigBlk:\t([0-9a-f]+)$", file.read(), re.MULTILINE)
+    if int(blocked.group(1), 16) & 1 << (signal.SIGUSR1 - 1):
+        break  # before that, the signal would end the command
+    time.sleep(0.01)
+while process.poll() is None and time.monotonic() < deadline:
+    process.send_signal(signal.SIGUSR1)
+    time.sleep(0.1)
+err = process.stderr.read()
+assert process.wait() == 0, err
+assert re.fullmatch(rb"(    \(\d+\.\d\d/100%\)\n)+", err), err
+SCRIPT
+
 finish
