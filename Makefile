@@ -12,7 +12,8 @@ all:
 
 demo:
 	@tools/install-deps demo
-	@$(MAKE) --no-print-directory all
+	@tools/configure $(BUILD) --prefix=$(PREFIX)
+	@ninja -C $(BUILD) src/cli/vdisk
 	@VDISK=$(CURDIR)/$(BUILD)/src/cli/vdisk tools/demo.sh
 
 check:

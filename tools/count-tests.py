@@ -6,7 +6,8 @@
 
 Prints the names of those that failed or were skipped, and as the last line
 "N passed, N failed, N skipped".  Exits with 1 if one failed, if none ran, or, with --no-skip, if
-one was skipped.  --broken adds a failure that left no log, such as a build.
+one was skipped for another reason than what the machine cannot do: a missing program can be
+installed.  --broken adds a failure that left no log, such as a build.
 """
 import argparse
 import json
@@ -15,6 +16,9 @@ import sys
 
 TAP_PLAN = re.compile(r"^1\.\.(\d+)(?:\s*#\s*skip\b\s*(.*))?", re.IGNORECASE)
 TAP_LINE = re.compile(r"^(not )?ok\b\s*\d*\s*(?:-\s*)?([^#]*)(?:#\s*(\w+)\s*(.*))?", re.IGNORECASE)
+
+# Reasons that no package mends; cmocka's skip() gives none, and is used for nothing else.
+MACHINE_CANNOT = re.compile(r"^$|\broot\b|loop device|direct I/O")
 
 
 def tap_results(output):
@@ -69,6 +73,8 @@ def main():
                 if kind != "passed":
                     full = ": ".join(part for part in (build, test["name"], name) if part)
                     told.append((kind, full, reason))
+    missing = [reason for kind, _, reason in told
+               if kind == "skipped" and not MACHINE_CANNOT.search(reason or "")]
     for name in options.broken:
         count["failed"] += 1
         told.append(("failed", name, ""))
@@ -79,7 +85,7 @@ def main():
         count["failed"] = 1
         print("failed: no test ran")
     print(f"{count['passed']} passed, {count['failed']} failed, {count['skipped']} skipped")
-    return 1 if count["failed"] or (options.no_skip and count["skipped"]) else 0
+    return 1 if count["failed"] or (options.no_skip and missing) else 0
 
 
 if __name__ == "__main__":
