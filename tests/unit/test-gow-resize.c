@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* A new size for a GOW disk: gow §6.4. */
+#include "drivers/fault.h"
+
 #include "gow-fixture.h"
 
 static void resize(struct fixture *fix, uint64_t size)
@@ -105,13 +107,39 @@ static void test_grow_over_garbage(void **state)
     }
 }
 
+/* A flush that fails inside a resize is remembered like any other. */
+static void test_failed_flush(void **state)
+{
+    (void)state;
+    for (uint64_t nth = 1; nth <= 3; nth++) {
+        struct fixture fix;
+        struct vd_storage *fault;
+        struct vd_mapping mapping;
+        fixture_create(&fix, 3, 5 * BLOCK);
+        VT_OK(vt_fault_open(fix.memory, VT_BORROW, &fault, &vt_err));
+        struct vd_format_options options = {.flags = VD_FORMAT_WRITE};
+        VT_OK(vd_format_open(gow_driver(3), fault, &options, &fix.format, &vt_err));
+        assert_int_equal(fill(&fix, 0, 5 * BLOCK, 1), 0);
+        vt_fault_set(fault, (struct vt_fault_plan){
+                                .calls = VT_CALL_BIT(VT_FLUSH), .nth = nth, .error = EIO});
+        VT_FAILS(EIO, vd_format_resize(fix.format, BLOCK, 0, &vt_err));
+        VT_FAILS(EIO, vd_format_map_for_write(fix.format, vd_range(0, 1), true, &mapping, &vt_err));
+        VT_FAILS(EIO, vd_format_flush(fix.format, &vt_err));
+        VT_FAILS(EIO, vd_format_close(fix.format, &vt_err));
+        fix.format = NULL;
+        vd_storage_close(fault);
+        fixture_open(&fix, VD_FORMAT_WRITE);
+        assert_true(vd_format_size(fix.format) == 5 * BLOCK || nth == 3);
+        fixture_destroy(&fix);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_shrink_and_grow),
-        cmocka_unit_test(test_versions),
-        cmocka_unit_test(test_limits),
-        cmocka_unit_test(test_grow_over_garbage),
+        cmocka_unit_test(test_shrink_and_grow), cmocka_unit_test(test_versions),
+        cmocka_unit_test(test_limits),          cmocka_unit_test(test_grow_over_garbage),
+        cmocka_unit_test(test_failed_flush),
     };
     cmocka_set_message_output(CM_OUTPUT_TAP);
     return cmocka_run_group_tests(tests, NULL, NULL);

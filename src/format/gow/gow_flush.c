@@ -75,7 +75,7 @@ static void release_unmapped(struct vd_gow *gow)
     vd_gow_bits_free(&idle);
 }
 
-static int flush_alone(struct vd_gow *gow, bool is_last, struct vdisk_error *err)
+static int write_changes(struct vd_gow *gow, bool is_last, struct vdisk_error *err)
     VD_REQUIRES(gow->flush_lock)
 {
     struct vd_table_snapshot changes;
@@ -92,6 +92,18 @@ static int flush_alone(struct vd_gow *gow, bool is_last, struct vdisk_error *err
     if (ret == 0)
         release_unmapped(gow);
     return ret;
+}
+
+/* What a failed flush took counts as written and is not, so that ends all changes, whoever asked.
+ */
+static int flush_alone(struct vd_gow *gow, bool is_last, struct vdisk_error *err)
+    VD_REQUIRES(gow->flush_lock)
+{
+    struct vdisk_error inner = {0};
+    if (write_changes(gow, is_last, &inner) == 0)
+        return 0;
+    vd_format_fail(gow->format, &inner);
+    return vd_err_copy(err, &inner);
 }
 
 int vd_gow_flush(struct vd_format *format, struct vdisk_error *err)
