@@ -311,9 +311,11 @@ static int attempt_with(struct sync *sync, struct vd_job *job, struct vdisk_erro
     if (ret == 0 && !sync->is_delta)
         ret = apply(sync, job, &delta, forget,
                     sync->options->flags & VDISK_SYNC_VERIFY ? &sums : NULL, err);
-    if (ret == 0 && sync->is_delta)
-        sync->planned =
-            (struct vd_traffic){.requests = delta.run_count, .bytes = vd_delta_fetch_bytes(&delta)};
+    if (ret == 0 && sync->is_delta) {
+        sync->planned = vd_source_recheck_cost(&sync->source);
+        sync->planned.requests += delta.run_count;
+        sync->planned.bytes += vd_delta_fetch_bytes(&delta);
+    }
     if (ret == 0)
         ret = vd_job_finish(job, err);
     vd_sums_free(&sums);

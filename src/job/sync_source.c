@@ -18,7 +18,8 @@ void vd_source_init(struct vd_source *source, const char *name,
 static int open_storage(const struct vd_source *source, struct vd_storage **storage,
                         struct vdisk_error *err)
 {
-    struct vd_storage_options options = {.network = source->network};
+    struct vd_storage_options options = {.flags = source->is_glance ? VD_STORAGE_GLANCE : 0,
+                                         .network = source->network};
     return vd_storage_open(source->name, &options, storage, err);
 }
 
@@ -143,6 +144,7 @@ int vd_source_recheck(struct vd_source *source, struct vdisk_error *err)
     struct vd_source again;
     bool can_wait;
     vd_source_init(&again, source->name, source->network);
+    again.is_glance = true;
     int ret = vd_source_open(&again, &can_wait, err);
     if (ret == 0 && memcmp(&again.header, &source->header, sizeof(again.header)) != 0)
         ret = vd_err_set(err, ESTALE, "%s: the master was changed meanwhile", source->name);
@@ -150,6 +152,13 @@ int vd_source_recheck(struct vd_source *source, struct vdisk_error *err)
     source->past_requests += again.past_requests;
     source->past_bytes += again.past_bytes;
     return ret;
+}
+
+struct vd_traffic vd_source_recheck_cost(const struct vd_source *source)
+{
+    if (!(vd_storage_caps(source->storage) & VD_STORAGE_IS_REMOTE))
+        return (struct vd_traffic){0};
+    return (struct vd_traffic){.requests = 1, .bytes = VD_GOW_HEAD_BYTES};
 }
 
 uint32_t vd_source_block_count(const struct vd_source *source)

@@ -10,6 +10,7 @@
 struct vd_source {
     const char *name;                            /* of the caller */
     const struct vdisk_network_options *network; /* of the caller, or NULL */
+    bool is_glance;                              /* only its header is wanted */
     struct vd_storage *storage;                  /* NULL: not open */
     struct vd_gow_header header;
     struct vd_gow_layout layout;
@@ -49,6 +50,9 @@ int vd_source_read(struct vd_source *source, void *buf, size_t length, uint64_t 
  * more; a local file is locked against writers.
  */
 int vd_source_recheck(struct vd_source *source, struct vdisk_error *err);
+
+/* What a recheck will cost. */
+struct vd_traffic vd_source_recheck_cost(const struct vd_source *source);
 
 struct vd_traffic vd_source_traffic(struct vd_source *source);
 

@@ -10,7 +10,6 @@
 #include "storage/http_priv.h"
 #include "util/iov.h"
 
-#define ETAG_FINAL_SECONDS  2
 #define TIMEOUT_MS_DEFAULT  30000u
 #define RETRIES_DEFAULT     5u
 #define CONNECTIONS_DEFAULT 4u
@@ -98,27 +97,11 @@ struct opening {
     bool is_whole; /* the server sends all of the file: it does not know ranges */
 };
 
-/*
- * Servers make ETags of the time of the last change in seconds: another change within the same
- * second may leave the ETag as it is.  It can be trusted when that second was over long ago.
- */
-static bool etag_is_final(const struct vd_http_head *head)
-{
-    if (!vd_http_etag_is_strong(head->etag))
-        return false;
-    if (!head->last_modified[0])
-        return true;
-    time_t changed = curl_getdate(head->last_modified, NULL);
-    time_t now = head->date[0] ? curl_getdate(head->date, NULL) : -1;
-    return changed != -1 && now != -1 && now - changed > ETAG_FINAL_SECONDS;
-}
-
 static void remember_file(struct vd_http *http, const struct vd_http_head *head, uint64_t size)
 {
     http->file.size = size;
     memcpy(http->file.etag, head->etag, sizeof(http->file.etag));
     memcpy(http->file.last_modified, head->last_modified, sizeof(http->file.last_modified));
-    http->file.is_pinned = head->status == 206 && etag_is_final(head);
 }
 
 /* Status 206. */
@@ -138,7 +121,7 @@ static int open_part(struct opening *opening, const struct vd_http_head *head,
                           head->total, INT64_MAX);
     if (head->has_range && request->done_bytes == 0) {
         remember_file(http, head, head->total);
-        request->range.length = vd_min(VD_HTTP_HEAD_BYTES, head->total);
+        request->range.length = vd_min(http->head_wanted, head->total);
     }
     return vd_http_check_part(request, &http->file, head, err);
 }
@@ -181,8 +164,8 @@ static int open_begin(struct vd_http_request *request, const struct vd_http_head
     if (head->status == 416) {
         if (!head->has_no_range || head->total > 0)
             return vd_err_set(err, EIO,
-                              "the server answers status 416 to a request for the first %u bytes",
-                              VD_HTTP_HEAD_BYTES);
+                              "the server answers status 416 to a request for the first %zu bytes",
+                              opening->http->head_wanted);
         remember_file(opening->http, head, 0);
         return VD_HTTP_SKIP_BODY;
     }
@@ -268,7 +251,7 @@ static int name_version(struct vd_http *http, struct vdisk_error *err)
 static int connect_and_ask(struct vd_http *http, struct vdisk_error *err)
 {
     struct opening opening = {
-        .request = {.range = vd_range(0, VD_HTTP_HEAD_BYTES),
+        .request = {.range = vd_range(0, http->head_wanted),
                     .begin = open_begin,
                     .take = open_take},
         .http = http,
@@ -350,6 +333,8 @@ static int http_open(struct vd_storage *storage, const char *name,
     }
     vd_mutex_init(&http->pool_lock);
     vd_cond_init(&http->pool_changed);
+    http->head_wanted =
+        options->flags & VD_STORAGE_GLANCE ? VD_HTTP_GLANCE_BYTES : VD_HTTP_HEAD_BYTES;
 
     ret = set_up(http, name, options->network, err);
     if (ret == 0)
@@ -360,8 +345,6 @@ static int http_open(struct vd_storage *storage, const char *name,
     }
     storage->state = http;
     storage->caps = VD_STORAGE_IS_REMOTE;
-    if (http->file.is_pinned)
-        storage->caps |= VD_STORAGE_IS_PINNED;
     return 0;
 }
 

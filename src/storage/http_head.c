@@ -129,8 +129,6 @@ static void parse_field(struct vd_http_head *head, struct text line)
         head->bad_field = "ETag";
     if (text_equals(name, "Last-Modified") && !copy_text(head->last_modified, value))
         head->bad_field = "Last-Modified";
-    if (text_equals(name, "Date") && !copy_text(head->date, value))
-        head->bad_field = "Date";
     if (text_equals(name, "Content-Encoding") && value.length && !text_equals(value, "identity"))
         head->is_encoded = true;
 }

@@ -26,7 +26,6 @@ struct vd_http_head {
     uint64_t total;
     char etag[VD_HTTP_VALIDATOR_BYTES]; /* empty: not given */
     char last_modified[VD_HTTP_VALIDATOR_BYTES];
-    char date[VD_HTTP_VALIDATOR_BYTES];
     const char *bad_field; /* name of a field that can not be understood, or NULL */
     size_t header_bytes;   /* of all headers of this request, interim answers included */
 };

@@ -25,7 +25,8 @@
 #include "storage/http_url.h"
 
 /* What the first request asks for, and what stays in memory of the answer. */
-#define VD_HTTP_HEAD_BYTES 4096u
+#define VD_HTTP_HEAD_BYTES   4096u
+#define VD_HTTP_GLANCE_BYTES 320u /* instead, for VD_STORAGE_GLANCE */
 
 struct vd_http;
 struct vd_http_conn;
@@ -43,7 +44,6 @@ struct vd_http_file {
     uint64_t size;
     char etag[VD_HTTP_VALIDATOR_BYTES]; /* empty: none */
     char last_modified[VD_HTTP_VALIDATOR_BYTES];
-    bool is_pinned; /* its ETag can not stay the same when the file changes */
 };
 
 enum {
@@ -98,6 +98,7 @@ struct vd_http {
     struct vd_http_file file;
     struct curl_slist *fields; /* sent with each request */
     uint8_t head[VD_HTTP_HEAD_BYTES];
+    size_t head_wanted; /* bytes of it that opening asks for */
     size_t head_bytes;
     struct vd_http_spool *spool; /* NULL: the server knows byte ranges */
 

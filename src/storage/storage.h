@@ -20,9 +20,10 @@ enum vd_storage_open_flag {
     VD_STORAGE_EXCLUSIVE = 1 << 2, /* with CREATE: fail with EEXIST if it is there */
     VD_STORAGE_SHARE = 1 << 3,     /* read although somebody writes */
     VD_STORAGE_DIRECT = 1 << 4,
-    VD_STORAGE_SYNC = 1 << 5,      /* every write durable at once */
-    VD_STORAGE_UNSAFE = 1 << 6,    /* flush does nothing */
-    VD_STORAGE_SEQUENTIAL = 1 << 7 /* drop what was read from the page cache */
+    VD_STORAGE_SYNC = 1 << 5,       /* every write durable at once */
+    VD_STORAGE_UNSAFE = 1 << 6,     /* flush does nothing */
+    VD_STORAGE_SEQUENTIAL = 1 << 7, /* drop what was read from the page cache */
+    VD_STORAGE_GLANCE = 1 << 8      /* for a header: opening brings no more than 320 bytes along */
 };
 
 struct vd_storage_options {
@@ -37,8 +38,7 @@ enum vd_storage_cap {
     VD_STORAGE_CAN_DISCARD = 1 << 2, /* discarded ranges read as zero and take no space */
     VD_STORAGE_CAN_EXTENTS = 1 << 3, /* extent() tells holes from data */
     VD_STORAGE_FAST_ZEROES = 1 << 4, /* write_zeroes() does not write them one by one */
-    VD_STORAGE_IS_REMOTE = 1 << 5,   /* each request has a latency worth saving */
-    VD_STORAGE_IS_PINNED = 1 << 6    /* -ESTALE once it is not what was opened any more */
+    VD_STORAGE_IS_REMOTE = 1 << 5    /* each request has a latency worth saving */
 };
 
 enum vd_storage_zero_flag {

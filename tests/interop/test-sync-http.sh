@@ -31,18 +31,12 @@ mkdir -p "$www"
 nginx_start "$work"
 url=$NGINX_URL/m.gow
 
-# The ETag of what was changed this very second is not trusted: the header is asked for once more.
-settle() {
-    touch -d '1 hour ago' "$gold"
-}
-
 change() {
     local words=() word
     for word; do
         words+=(-c "$word")
     done
     vdisk io "${words[@]}" "$gold" > /dev/null
-    settle
 }
 
 # counted NAME EXPRESSION: holds for n requests and b bytes by the server's log, and for the
@@ -78,18 +72,12 @@ want 0 'some blocks' vdisk sync --output=json "$url" r.gow
 out_json 'd["changed-blocks"] == 29 and d["fetched-blocks"] == 13 and d["runs"] == 4'
 out_json 'd["requests"] == json.load(open("delta.json"))["requests"]'
 out_json 'd["fetched-bytes"] == json.load(open("delta.json"))["fetched-bytes"]'
-counted 'some blocks' "b <= 13 * 65536 + 8 * $blocks + 4096 and n <= 8"
+counted 'some blocks' "b <= 13 * 65536 + 8 * $blocks + 4096 and n <= 9"
 identical 'some blocks' r.gow
 change 'discard 100M 2M'
 want 0 'discarded blocks' vdisk sync --output=json "$url" r.gow
 counted 'discarded blocks' "b <= 8 * $blocks + 4096"
 identical 'discarded blocks' r.gow
-change 'write -P 6 0 1M'
-touch "$gold"
-want 0 'a master changed just now' vdisk sync --output=json "$url" r.gow
-counted 'a master changed just now' "b <= 16 * 65536 + 8 * $blocks + 2 * 4096"
-settle
-
 # --- ways to the file
 for way in redirect norange gzip; do
     change "write -P 7 $((RANDOM % 100))M 64k"
@@ -168,7 +156,6 @@ want 1 'changed in place: incomplete' vdisk map r.gow
 err_has 'incomplete'
 exec 8>&-
 wait "$writer"
-settle
 want 0 'changed in place: afterwards' vdisk sync "$url" r.gow
 identical 'changed in place: afterwards' r.gow
 
