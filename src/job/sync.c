@@ -295,7 +295,7 @@ static int attempt_with(struct sync *sync, struct vd_job *job, struct vdisk_erro
         return ret;
     if (sync->replica && is_unchanged(vd_replica_header(sync->replica), &sync->source.header)) {
         sync->result->flags |= VDISK_SYNC_UNCHANGED;
-        return vd_job_finish(job, err);
+        return vd_job_phase(job, "sync", 0, 0, err);
     }
 
     struct vd_delta delta;
