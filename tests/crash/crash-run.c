@@ -196,6 +196,8 @@ static void add_first_consumer(struct vt_crash_run *run, const struct vt_pages *
     VT_OK(vt_snap_open_pages(vt_pages_clone(durable), &run->crash, &vt_err));
     memset(run->buf, 0, run->ledger.bytes);
     add_consumer(run);
+    if (run->plan->sync_every && run->consumers.entries)
+        vt_real_sync_begin(&run->real, run->crash);
     vd_storage_close(run->crash);
 }
 
@@ -303,6 +305,7 @@ void vt_crash_run(const struct vt_crash_plan *plan, struct vt_crash_tally *tally
     vd_storage_close(run.next);
     free_consumers(&run.consumers);
     free_consumers(&run.next_consumers);
+    vt_real_sync_end(&run.real);
     vt_ledger_free(&run.ledger);
     free(run.buf);
     free(run.before);

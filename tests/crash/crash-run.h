@@ -11,6 +11,7 @@
 #include "drivers/crash.h"
 #include "drivers/random.h"
 #include "ledger.h"
+#include "real-sync.h"
 #include "vdisk.h"
 
 struct vt_crash_plan {
@@ -20,6 +21,7 @@ struct vt_crash_plan {
     uint64_t round_ops; /* after so many, it goes on with one of the states */
     uint64_t seed;
     unsigned draws;         /* states of each random kind at a cut */
+    unsigned sync_every;    /* gow3: of so many states one is synced for real; 0: none */
     uint32_t ignore_period; /* to show that faults are found: vt_crash_ignore_flushes() */
     uint32_t ignore_index;
 };
@@ -30,6 +32,7 @@ struct vt_crash_tally {
     uint64_t by_cut[VT_CUTS];
     uint64_t violations;
     uint64_t consumers; /* comparisons of a consumer with a master */
+    uint64_t syncs;     /* real ones, by vdisk_sync() */
 };
 
 #define VT_CONSUMERS 3u
@@ -46,6 +49,7 @@ struct vt_crash_run {
     struct vt_random dice;   /* of the cuts */
     struct vt_ledger ledger;
     struct vt_consumers consumers; /* gow3: those that synced so far */
+    struct vt_real_sync real;      /* gow3: a replica that had the empty image */
     struct vdisk_image *image;
     struct vd_storage *crash;
     struct vd_storage *next; /* a state to begin the next round with */

@@ -187,6 +187,26 @@ static bool check_consumers(struct vt_crash_run *run, struct vd_storage *state,
     return true;
 }
 
+/* The same by vdisk_sync(), between files. */
+static bool check_real_sync(struct vt_crash_run *run, struct vd_storage *state,
+                            const struct vt_crash_site *site)
+{
+    struct vdisk_error err = {0};
+    struct vdisk_image *replica;
+    if (!run->real.folder[0] || run->tally->states % run->plan->sync_every != 0)
+        return true;
+    run->tally->syncs++;
+    if (vt_real_sync_again(&run->real, state, &replica, &err) < 0)
+        return violation(run, site, "does not sync: %s", err.message);
+    bool ok = true;
+    if (vt_crash_read_windows(run, replica, run->after, &err) < 0)
+        ok = violation(run, site, "the replica can not be read: %s", err.message);
+    else if (memcmp(run->before, run->after, run->ledger.bytes) != 0)
+        ok = violation(run, site, "the replica is not what the master is");
+    vdisk_image_close(replica, NULL);
+    return ok;
+}
+
 /* It can be written to, closed, and read: the write is there, and nothing else has changed. */
 static bool check_use(struct vt_crash_run *run, struct vd_storage *state,
                       const struct vt_crash_site *site)
@@ -229,7 +249,8 @@ void vt_crash_check_state(struct vt_crash_run *run, struct vd_storage *state,
     run->tally->by_cut[site->cut]++;
     bool ok = check_reading(run, state, site) && check_metadata(run, state, site, "as found") &&
               check_recovery(run, state, site) && check_consumers(run, state, site) &&
-              check_use(run, state, site) && check_metadata(run, state, site, "after use");
+              check_real_sync(run, state, site) && check_use(run, state, site) &&
+              check_metadata(run, state, site, "after use");
     (void)ok;
     vd_storage_close(state);
 }

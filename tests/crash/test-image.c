@@ -40,7 +40,8 @@ static void test_power_cuts(void **state)
                                  .ops = number_from("VD_CRASH_OPS", 120),
                                  .round_ops = 40,
                                  .seed = number_from("VD_CRASH_SEED", 20261121),
-                                 .draws = (unsigned)number_from("VD_CRASH_DRAWS", 1)};
+                                 .draws = (unsigned)number_from("VD_CRASH_DRAWS", 1),
+                                 .sync_every = 53};
     print_message("# %s: %" PRIu64 " operations, seed %" PRIu64 "\n", plan.format, plan.ops,
                   plan.seed);
     double start = seconds_now();
@@ -48,9 +49,9 @@ static void test_power_cuts(void **state)
     for (enum vt_cut cut = 0; cut < VT_CUTS; cut++)
         print_message("# %s: %" PRIu64 "\n", vt_cut_name(cut), tally.by_cut[cut]);
     print_message("# %s: cuts: %" PRIu64 ", states: %" PRIu64 ", consumers compared: %" PRIu64
-                  ", violations: %" PRIu64 ", %.1f s\n",
-                  plan.format, tally.cuts, tally.states, tally.consumers, tally.violations,
-                  seconds_now() - start);
+                  ", synced: %" PRIu64 ", violations: %" PRIu64 ", %.1f s\n",
+                  plan.format, tally.cuts, tally.states, tally.consumers, tally.syncs,
+                  tally.violations, seconds_now() - start);
     assert_int_equal(tally.violations, 0);
     assert_true(tally.states > plan.ops);
 }
