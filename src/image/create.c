@@ -23,7 +23,8 @@ int vd_image_check_create(const char *format, const struct vdisk_create_options 
 }
 
 int vd_image_create_at(const char *place, const struct vd_format_driver *driver,
-                       const struct vdisk_create_options *options, struct vdisk_error *err)
+                       const struct vdisk_create_options *options, bool is_durable,
+                       struct vdisk_error *err)
 {
     struct vd_storage_options storage_options = {.flags = VD_STORAGE_WRITE | VD_STORAGE_CREATE};
     struct vd_storage *file;
@@ -31,7 +32,7 @@ int vd_image_create_at(const char *place, const struct vd_format_driver *driver,
     if (ret < 0)
         return ret;
     ret = vd_format_create(driver, file, options, err);
-    if (ret == 0)
+    if (ret == 0 && is_durable)
         ret = vd_storage_flush(file, err);
     vd_storage_close(file);
     return ret;
@@ -48,7 +49,7 @@ int vdisk_image_create(const char *name, const char *format,
     struct vd_new_file file;
     ret = vd_new_file_open(&file, name, err);
     if (ret == 0) {
-        ret = vd_image_create_at(vd_new_file_place(&file), driver, options, err);
+        ret = vd_image_create_at(vd_new_file_place(&file), driver, options, true, err);
         if (ret < 0 && file.part_name)
             vd_err_prefix(err, ret, "%s: ", file.name);
     }

@@ -26,9 +26,11 @@ int vd_image_open_on(struct vd_storage *file, const struct vdisk_open_options *o
 int vd_image_check_create(const char *format, const struct vdisk_create_options *options,
                           const struct vd_format_driver **driver, struct vdisk_error *err);
 
-/* Makes a new image in place, over whatever is at @place; durable. */
+/* Makes a new image in place, over whatever is at @place.  @is_durable: on stable storage when
+ * this returns; else nothing is waited for. */
 int vd_image_create_at(const char *place, const struct vd_format_driver *driver,
-                       const struct vdisk_create_options *options, struct vdisk_error *err);
+                       const struct vdisk_create_options *options, bool is_durable,
+                       struct vdisk_error *err);
 
 struct vd_format *vd_image_format(struct vdisk_image *image);
 
