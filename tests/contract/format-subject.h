@@ -8,6 +8,7 @@
 
 enum vt_place {
     VT_PLACE_MEM,
+    VT_PLACE_KEEP, /* memory that keeps what is discarded, as some storage does */
     VT_PLACE_FILE,
     VT_PLACE_DIRECT, /* a file, past the page cache */
     VT_PLACES
@@ -16,7 +17,7 @@ enum vt_place {
 struct vt_subject {
     const char *format;
     enum vt_place place;
-    struct vd_storage *mem; /* MEM: the content between opens */
+    struct vd_storage *mem; /* MEM, KEEP: the content between opens */
     char path[256];         /* else */
 };
 

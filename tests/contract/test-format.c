@@ -52,7 +52,7 @@ static uint64_t size_limit(const struct setting *setting)
         return 64 * GIB;
     if (vt_format_is_gow(setting->format))
         return 256 * GIB;
-    return setting->place == VT_PLACE_MEM ? 256 * GIB : 300 * MIB + 98304;
+    return setting->place <= VT_PLACE_KEEP ? 256 * GIB : 300 * MIB + 98304;
 }
 
 static void test_random_operations(void **state)
@@ -131,7 +131,9 @@ int main(int argc, char **argv)
     for (enum vt_place place = 0; place < VT_PLACES; place++)
         settings[place] = (struct setting){.format = argv[1],
                                            .ops = number_from("VD_TEST_OPS", 20000) /
-                                                  (place == VT_PLACE_MEM ? 1 : 5),
+                                                  (place == VT_PLACE_MEM    ? 1
+                                                   : place == VT_PLACE_KEEP ? 2
+                                                                            : 5),
                                            .seed = number_from("VD_TEST_SEED", 20261121),
                                            .place = place};
 #define ON(test, where)                                                    \
@@ -145,6 +147,8 @@ int main(int argc, char **argv)
         ON(test_random_operations, FILE),
         ON(test_random_operations, DIRECT),
         ON(test_threads, MEM),
+        ON(test_random_operations, KEEP),
+        ON(test_threads, KEEP),
         ON(test_threads, FILE),
         ON(test_threads, DIRECT),
     };
