@@ -562,6 +562,9 @@ enum vdisk_convert_flag {
  * @source_entries: count of @sources, at least 1
  * @source_format:  of all sources, or NULL to look
  * @source_flags:   for opening them: VDISK_OPEN_SHARE, _DIRECT, _SEQUENTIAL
+ * @source_offset:  with one source: bytes of its disk that are left out at its start; at most its
+ *                  size
+ * @source_length:  with one source: most bytes to copy from there; default: to its end
  * @target_flags:   for opening it: VDISK_OPEN_DIRECT, _SYNC, _UNSAFE
  * @target:         name of a local file or block device
  * @target_format:  default raw; with VDISK_CONVERT_NO_CREATE NULL means to look, and raw must be
@@ -585,6 +588,8 @@ struct vdisk_convert_options {
     const char *source_format;
     uint32_t source_flags;
     uint32_t target_flags;
+    uint64_t source_offset;
+    uint64_t source_length;
     const char *target;
     const char *target_format;
     const struct vdisk_create_options *create;
@@ -600,7 +605,7 @@ struct vdisk_convert_options {
 /**
  * struct vdisk_convert_result - what a conversion did
  * @struct_bytes:   [in] sizeof(struct vdisk_convert_result)
- * @virtual_bytes:  size of the disk that was copied
+ * @virtual_bytes:  bytes of disk that were copied, holes included
  * @data_bytes:     bytes that were copied as data
  * @shared_bytes:   of these, bytes that the system copied, or shares between the files
  * @salvaged_bytes: bytes that could not be read and are zeros in the target

@@ -214,7 +214,7 @@ static int copy_unread(struct convert *convert, struct vd_range range, uint64_t 
     struct vd_image_copy copy = {
         .from = part->image,
         .to = convert->target.image,
-        .from_offset = range.offset - part->range.offset,
+        .from_offset = vd_convert_part_offset(part, range.offset),
         .to_offset = range.offset,
         .length = vd_min(range.length, vd_range_end(part->range) - range.offset),
         .flags = VD_STORAGE_COPY_REFLINK_ONLY,
@@ -333,6 +333,10 @@ static int check_options(const struct vdisk_convert_options *options, struct vdi
                           options->sparse_bytes, VD_CONVERT_PIECE_BYTES);
     if (!options->source_entries || !options->target)
         return vd_err_set(err, EINVAL, "convert options: a source and a target are needed");
+    if (options->source_entries > 1 && (options->source_offset || options->source_length))
+        return vd_err_set(err, EINVAL,
+                          "convert options: a part of the source can be chosen only if there is "
+                          "one");
     if (options->source_flags & (VDISK_OPEN_WRITE | VDISK_OPEN_CHECK))
         return vd_err_set(err, EINVAL, "convert options: sources are only read");
     if (options->target_flags & (VDISK_OPEN_SHARE | VDISK_OPEN_CHECK))

@@ -3,9 +3,29 @@
 #include "job/convert_source.h"
 
 #include <assert.h>
+#include <inttypes.h>
 #include <stdlib.h>
 
 #include "util/mem.h"
+
+/* What is taken of the disk of @part, which begins at @at of the whole. */
+static int set_range(struct vd_convert_part *part, uint64_t at,
+                     const struct vdisk_convert_options *options, const char *name,
+                     struct vdisk_error *err)
+{
+    uint64_t size = vdisk_image_size(part->image);
+    if (options->source_offset > size)
+        return vd_err_set(err, EINVAL,
+                          "%s: source offset of %" PRIu64 " bytes: the disk has %" PRIu64, name,
+                          options->source_offset, size);
+    part->start = options->source_offset;
+    part->range = vd_range(at, size - part->start);
+    if (options->source_length)
+        part->range.length = vd_min(part->range.length, options->source_length);
+    if (part->range.length > (uint64_t)INT64_MAX - at)
+        return vd_err_set(err, EFBIG, "%s: the sources together are larger than 2^63 bytes", name);
+    return 0;
+}
 
 int vd_convert_source_open(struct vd_convert_source *source,
                            const struct vdisk_convert_options *options, struct vdisk_error *err)
@@ -27,12 +47,11 @@ int vd_convert_source_open(struct vd_convert_source *source,
         if (ret < 0)
             return ret;
         source->part_entries++;
-        part->range = vd_range(source->size, vdisk_image_size(part->image));
         atomic_init(&part->can_share, true);
         atomic_init(&part->can_offload, true);
-        if (part->range.length > (uint64_t)INT64_MAX - source->size)
-            return vd_err_set(err, EFBIG, "%s: the sources together are larger than 2^63 bytes",
-                              options->sources[i]);
+        ret = set_range(part, source->size, options, options->sources[i], err);
+        if (ret < 0)
+            return ret;
         source->size += part->range.length;
     }
     return 0;
@@ -56,6 +75,11 @@ struct vd_convert_part *vd_convert_source_part(const struct vd_convert_source *s
     return part;
 }
 
+uint64_t vd_convert_part_offset(const struct vd_convert_part *part, uint64_t offset)
+{
+    return part->start + (offset - part->range.offset);
+}
+
 int vd_convert_source_read(const struct vd_convert_source *source, void *buf, struct vd_range range,
                            struct vdisk_error *err)
 {
@@ -63,7 +87,8 @@ int vd_convert_source_read(const struct vd_convert_source *source, void *buf, st
     while (range.length) {
         const struct vd_convert_part *part = vd_convert_source_part(source, range.offset);
         size_t step = (size_t)vd_min(range.length, vd_range_end(part->range) - range.offset);
-        int ret = vdisk_image_pread(part->image, to, step, range.offset - part->range.offset, err);
+        int ret = vdisk_image_pread(part->image, to, step,
+                                    vd_convert_part_offset(part, range.offset), err);
         if (ret < 0)
             return ret;
         to += step;
@@ -77,7 +102,7 @@ int vd_convert_source_look(const struct vd_convert_source *source, struct vd_ran
 {
     const struct vd_convert_part *part = vd_convert_source_part(source, range.offset);
     struct vdisk_extent extent;
-    int ret = vdisk_image_extent(part->image, range.offset - part->range.offset,
+    int ret = vdisk_image_extent(part->image, vd_convert_part_offset(part, range.offset),
                                  vd_min(range.length, vd_range_end(part->range) - range.offset),
                                  &extent, err);
     if (ret < 0)

@@ -10,6 +10,7 @@
 struct vd_convert_part {
     struct vdisk_image *image;
     struct vd_range range; /* of the whole */
+    uint64_t start;        /* of the image: what is at range.offset of the whole */
     /* What vd_storage_copy() can do from here to the target: tried once, then remembered. */
     atomic_bool can_share;
     atomic_bool can_offload;
@@ -29,6 +30,9 @@ void vd_convert_source_close(struct vd_convert_source *source);
 /* The part that @offset lies in; @offset is less than the size. */
 struct vd_convert_part *vd_convert_source_part(const struct vd_convert_source *source,
                                                uint64_t offset);
+
+/* Where in the image of @part is what is at @offset of the whole? */
+uint64_t vd_convert_part_offset(const struct vd_convert_part *part, uint64_t offset);
 
 /* Reads a range of the whole. */
 int vd_convert_source_read(const struct vd_convert_source *source, void *buf, struct vd_range range,

@@ -6,7 +6,7 @@
  * J1  The caller's progress function runs in one thread at a time, at most about ten times a
  *     second, and in any case first at the start of a phase and last by vd_job_finish().
  * J2  What it is told never goes down within a phase.
- * J3  After vd_job_fail() or vd_job_stop(), or when the caller cancelled, vd_job_advance() and the
+ * J3  After vd_job_fail() or vd_job_stop(), or when the caller canceled, vd_job_advance() and the
  *     waits return at once, with the first failure if there is one and else -ECANCELED, so that
  *     every worker comes to its end and reports what really went wrong.
  */

@@ -162,7 +162,7 @@ check 'no output is made then' test ! -e new
 want 1 'output that can not be made' vdisk dd if=c of=nowhere/new
 ln c c2
 want 1 'input that is the output' vdisk dd if=c of=c2
-err_has '^vdisk: c2: is both input and output'
+err_has '^vdisk: c: source and target are the same file \(c2\)'
 check 'and keeps its bytes' size_is c 1048576
 
 # An output that is a device keeps its size, and has old bytes where the copy has holes.

@@ -176,6 +176,14 @@ static void one_random_conversion(void)
     for (size_t i = 0, at = 0; i < count; at += disks[i].size, i++)
         memcpy(expected + at, disks[i].bytes, disks[i].size);
 
+    if (count == 1 && below(3) == 0 && total >= 1024) { /* a part of the disk only */
+        size_t offset = below((unsigned)total - 512);
+        size_t length = 512 * (1 + (size_t)below((unsigned)(total - offset) / 512));
+        memmove(expected, expected + offset, length);
+        options.source_offset = offset;
+        options.source_length = total = length;
+    }
+
     struct disk old = {0};
     bool no_create = below(3) == 0;
     options.target = in_directory("target");
@@ -367,8 +375,9 @@ static void bad_options_touch_nothing(void **state)
     good.target = in_directory("target");
     write_text(good.target, "precious", 0600);
 
-    struct vdisk_convert_options bad[10];
-    for (size_t i = 0; i < 10; i++)
+    const char *const twice[] = {source, source};
+    struct vdisk_convert_options bad[12];
+    for (size_t i = 0; i < 12; i++)
         bad[i] = good;
     bad[0].struct_bytes--;
     bad[1].reserved = 1;
@@ -380,7 +389,11 @@ static void bad_options_touch_nothing(void **state)
     bad[7].source_flags = VDISK_OPEN_WRITE;
     bad[8].target_format = "nonsense";
     bad[9].create = &small;
-    for (size_t i = 0; i < 10; i++) {
+    bad[10].source_offset = disk.size + 1;
+    bad[11].sources = twice;
+    bad[11].source_entries = 2;
+    bad[11].source_length = 512;
+    for (size_t i = 0; i < 12; i++) {
         struct vdisk_error err = {0};
         assert_int_equal(vdisk_convert(&bad[i], NULL, &err), -EINVAL);
         assert_true(strlen(err.message) > 10);
