@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT
 """Counts the tests in Meson's testlog.json files, each test of a TAP program as one.
 
-    tools/count-tests.py [--no-skip] [--broken NAME]... BUILD=TESTLOG...
+    tools/count-tests.py [--no-skip] [--broken NAME]... [--unhappy BUILD]... BUILD=TESTLOG...
 
 Prints the names of those that failed or were skipped, and as the last line
 "N passed, N failed, N skipped".  Exits with 1 if one failed, if none ran, or, with --no-skip, if
@@ -58,6 +58,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--no-skip", action="store_true")
     parser.add_argument("--broken", action="append", default=[])
+    parser.add_argument("--unhappy", action="append", default=[])
     parser.add_argument("logs", nargs="*", metavar="BUILD=TESTLOG")
     options = parser.parse_args()
 
@@ -67,12 +68,16 @@ def main():
         build, path = log.split("=", 1)
         with open(path, encoding="utf-8") as lines:
             tests = [json.loads(line) for line in lines if line.strip()]
+        failed_before = count["failed"]
         for test in tests:
             for name, kind, reason in program_results(test):
                 count[kind] += 1
                 if kind != "passed":
                     full = ": ".join(part for part in (build, test["name"], name) if part)
                     told.append((kind, full, reason))
+        if build in options.unhappy and count["failed"] == failed_before:
+            count["failed"] += 1
+            told.append(("failed", build + ": the run", "ended early, or with an error of its own"))
     missing = [reason for kind, _, reason in told
                if kind == "skipped" and not MACHINE_CANNOT.search(reason or "")]
     for name in options.broken:
