@@ -153,6 +153,17 @@ static void random_options(struct vdisk_convert_options *options)
         options->target_flags |= VDISK_OPEN_UNSAFE;
 }
 
+/* Only a part of the disk of @size; returns its length, and leaves what it holds in @expected. */
+static size_t choose_part(struct vdisk_convert_options *options, uint8_t *expected, size_t size)
+{
+    size_t offset = below((unsigned)size - 512);
+    size_t length = 512 * (1 + (size_t)below((unsigned)(size - offset) / 512));
+    memmove(expected, expected + offset, length);
+    options->source_offset = offset;
+    options->source_length = length;
+    return length;
+}
+
 static void one_random_conversion(void)
 {
     struct disk disks[3] = {0};
@@ -176,13 +187,8 @@ static void one_random_conversion(void)
     for (size_t i = 0, at = 0; i < count; at += disks[i].size, i++)
         memcpy(expected + at, disks[i].bytes, disks[i].size);
 
-    if (count == 1 && below(3) == 0 && total >= 1024) { /* a part of the disk only */
-        size_t offset = below((unsigned)total - 512);
-        size_t length = 512 * (1 + (size_t)below((unsigned)(total - offset) / 512));
-        memmove(expected, expected + offset, length);
-        options.source_offset = offset;
-        options.source_length = total = length;
-    }
+    if (count == 1 && below(3) == 0 && total >= 1024)
+        total = choose_part(&options, expected, total);
 
     struct disk old = {0};
     bool no_create = below(3) == 0;
