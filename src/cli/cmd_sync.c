@@ -4,7 +4,6 @@
 #include <stdio.h>
 
 #include "cli/output.h"
-#include "cli/progress.h"
 #include "cli/syncopt.h"
 
 static const struct vd_cli_option options[] = {
@@ -40,25 +39,7 @@ static void print_human(const struct vdisk_sync_result *result)
 
 static int run(struct vd_cli *cli, int argc, char **argv)
 {
-    struct vdisk_sync_options sync;
-    int status = vd_sync_options_parse(cli, argc, argv, &sync);
-    if (status != VD_CLI_GO)
-        return status;
-    sync.progress = vd_cli_progress;
-    sync.opaque = cli;
-
-    struct vdisk_sync_result result = {.struct_bytes = sizeof(result)};
-    struct vdisk_error err = {0};
-    vd_cli_progress_begin(cli);
-    int ret = vdisk_sync(&sync, &result, &err);
-    vd_cli_progress_end(cli, ret == 0);
-    if (ret < 0)
-        return vd_sync_fail(&err);
-    if (cli->json)
-        return vd_sync_print_json(&sync, &result);
-    if (!cli->quiet)
-        print_human(&result);
-    return 0;
+    return vd_sync_run(cli, argc, argv, vdisk_sync, print_human);
 }
 
 const struct vd_cli_verb vd_cmd_sync = {

@@ -5,6 +5,7 @@
 #include <errno.h>
 
 #include "cli/output.h"
+#include "cli/progress.h"
 #include "cli/size.h"
 
 #define WAIT_SECONDS_MAX 86400u
@@ -65,8 +66,8 @@ static int take(struct vd_cli *cli, void *opaque, int key, const char *value)
     return VD_CLI_GO;
 }
 
-int vd_sync_options_parse(struct vd_cli *cli, int argc, char **argv,
-                          struct vdisk_sync_options *options)
+static int options_parse(struct vd_cli *cli, int argc, char **argv,
+                         struct vdisk_sync_options *options)
 {
     *options = (struct vdisk_sync_options){.struct_bytes = sizeof(*options)};
     int status = vd_cli_parse(cli, argc, argv, take, options);
@@ -86,8 +87,8 @@ int vd_sync_fail(const struct vdisk_error *err)
     return err->code == EBUSY ? VD_SYNC_STATUS_BUSY : status;
 }
 
-int vd_sync_print_json(const struct vdisk_sync_options *options,
-                       const struct vdisk_sync_result *result)
+static int print_json(const struct vdisk_sync_options *options,
+                      const struct vdisk_sync_result *result)
 {
     char uuid[VD_UUID_TEXT_BYTES];
     struct vd_json json;
@@ -111,4 +112,28 @@ int vd_sync_print_json(const struct vdisk_sync_options *options,
     vd_json_put_u64(&json, root, "fetched-bytes", result->fetched_bytes);
     vd_json_put_u64(&json, root, "source-bytes", result->source_bytes);
     return vd_json_print(&json);
+}
+
+int vd_sync_run(struct vd_cli *cli, int argc, char **argv, vd_sync_fn work,
+                void (*print_human)(const struct vdisk_sync_result *result))
+{
+    struct vdisk_sync_options sync;
+    int status = options_parse(cli, argc, argv, &sync);
+    if (status != VD_CLI_GO)
+        return status;
+    sync.progress = vd_cli_progress;
+    sync.opaque = cli;
+
+    struct vdisk_sync_result result = {.struct_bytes = sizeof(result)};
+    struct vdisk_error err = {0};
+    vd_cli_progress_begin(cli);
+    int ret = work(&sync, &result, &err);
+    vd_cli_progress_end(cli, ret == 0);
+    if (ret < 0)
+        return vd_sync_fail(&err);
+    if (cli->json)
+        return print_json(&sync, &result);
+    if (!cli->quiet)
+        print_human(&result);
+    return 0;
 }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* What sync and delta share: options and the form of the result. */
+/* What sync and delta share: options, the run, and the form of the result. */
 #ifndef VD_CLI_SYNCOPT_H
 #define VD_CLI_SYNCOPT_H
 
@@ -20,18 +20,18 @@ enum {
 /* The exit status when the master is being changed: trying again later helps. */
 #define VD_SYNC_STATUS_BUSY 2
 
-/*
- * Parses the command line of a verb with operands SOURCE REPLICA.  *options then points into @cli
- * and @argv.  Returns VD_CLI_GO or the exit status.
- */
-int vd_sync_options_parse(struct vd_cli *cli, int argc, char **argv,
-                          struct vdisk_sync_options *options);
-
 /* Prints what is wrong; returns the exit status. */
 int vd_sync_fail(const struct vdisk_error *err);
 
-/* Prints @result as JSON; returns the exit status. */
-int vd_sync_print_json(const struct vdisk_sync_options *options,
-                       const struct vdisk_sync_result *result);
+/* vdisk_sync() or vdisk_delta() */
+typedef int (*vd_sync_fn)(const struct vdisk_sync_options *options,
+                          struct vdisk_sync_result *result, struct vdisk_error *err);
+
+/*
+ * A verb with operands SOURCE REPLICA: parses the command line, does the work, and prints the
+ * result, by @print_human or as JSON.  Returns the exit status.
+ */
+int vd_sync_run(struct vd_cli *cli, int argc, char **argv, vd_sync_fn work,
+                void (*print_human)(const struct vdisk_sync_result *result));
 
 #endif

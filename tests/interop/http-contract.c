@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The storage contract for the http driver, for test-http-contract.sh.
+ * The storage contract for the http driver, for with-nginx.sh.
  *
  *   http-contract FOLDER URL...   each URL serves FOLDER, one way or another
  */
