@@ -148,7 +148,7 @@ static int check(struct vd_cli *cli, struct vdisk_image *image, enum vdisk_repai
 
     if (!cli->quiet && !cli->json)
         print_human(&result);
-    if (!cli->quiet && cli->json && print_json(cli->operands[0], info.format, &result) != 0)
+    if (cli->json && print_json(cli->operands[0], info.format, &result) != 0)
         return CHECK_FAILED;
     return status_of(&result);
 }

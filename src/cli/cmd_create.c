@@ -89,7 +89,7 @@ static int create(struct vd_cli *cli, const char *name, const char *size_text,
     struct vdisk_error err = {0};
     if (vdisk_image_create(name, format, &create, &err) < 0)
         return vd_cli_fail(&err);
-    return cli->json && !cli->quiet ? print_result(cli, name, format, &create) : 0;
+    return cli->json ? print_result(cli, name, format, &create) : 0;
 }
 
 static int run(struct vd_cli *cli, int argc, char **argv)

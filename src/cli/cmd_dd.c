@@ -112,7 +112,7 @@ static int print_result(const struct vd_cli *cli, const struct dd_args *args, st
                         uint64_t moved_bytes)
 {
     struct vd_json json;
-    if (!cli->json || cli->quiet)
+    if (!cli->json)
         return 0; /* as qemu-img, which prints nothing */
     vd_json_begin_object(&json);
     vd_json_put_text(&json, json.root, "filename", args->output);

@@ -308,8 +308,10 @@ int vd_cli_parse(struct vd_cli *cli, int argc, char **argv, vd_cli_option_fn tak
         vd_cli_error("out of memory for options");
     free(tables.letters);
     free(tables.longs);
-    if (cli->quiet)
-        cli->progress = false; /* as qemu-img: -q wins over -p, whatever their order */
+    if (cli->quiet) { /* wins over -p and over JSON, as in qemu-img, whatever their order */
+        cli->progress = false;
+        cli->json = false;
+    }
     return status;
 }
 

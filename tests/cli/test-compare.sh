@@ -17,6 +17,8 @@ want 0 'identical, holes or not' vdisk compare a b
 out_is 'Images are identical.'
 want 0 'quiet' vdisk compare -q a b
 out_is ''
+want 0 'quiet JSON' vdisk compare -q --output=json a b
+out_is ''
 want 0 'JSON' vdisk compare --output=json a b
 out_json 'd == {"outcome": "identical", "virtual-sizes": [16 << 20, 16 << 20]}'
 want 0 'a file and itself' vdisk compare a a

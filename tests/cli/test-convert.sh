@@ -178,6 +178,8 @@ check 'space is set aside' takes b 67108864 70000000
 check 'the same bytes' cmp a b
 want 0 '-o help' vdisk convert -O raw -o help
 out_has preallocation
+want 0 'quiet JSON' vdisk convert -q --output=json -O gow3 a b
+out_is ''
 want 0 'JSON' vdisk convert --output=json -O gow3 a b
 out_json 'd["filename"] == "b" and d["format"] == "gow3" and d["virtual-size"] == 64 << 20'
 out_json '1 << 20 <= d["data-bytes"] < 2 << 20 and d["salvaged-bytes"] == 0'
