@@ -258,7 +258,7 @@ int vd_storage_write_zeroes(struct vd_storage *storage, struct vd_range range, u
     if (ret < 0 || range.length == 0)
         return ret;
     ret = -EOPNOTSUPP;
-    if (storage->driver->write_zeroes) {
+    if (storage->driver->write_zeroes && !(flags & VD_STORAGE_ZERO_AS_DATA)) {
         struct vd_align_hold hold;
         ret = vd_align_begin(storage, range, &hold, err);
         if (ret < 0)

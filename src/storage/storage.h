@@ -42,7 +42,8 @@ enum vd_storage_cap {
 };
 
 enum vd_storage_zero_flag {
-    VD_STORAGE_ZERO_MAY_PUNCH = 1 << 0 /* the range may lose its space */
+    VD_STORAGE_ZERO_MAY_PUNCH = 1 << 0, /* the range may lose its space */
+    VD_STORAGE_ZERO_AS_DATA = 1 << 1    /* every zero is written, not only promised */
 };
 
 enum vd_storage_extent_kind {

@@ -24,6 +24,8 @@ check 'it has the size' test "$(stat -c %s a)" -eq 1048576
 want 0 'preallocation' vdisk create -o preallocation=full,size=64k f
 out_is "Formatting 'f', fmt=raw size=65536 preallocation=full"
 check 'it is allocated' test "$(stat -c %b f)" -ge 128
+want 0 'every zero of it is written' vdisk map --output=json -f raw f
+out_json '[(e["length"], e["data"]) for e in d] == [(65536, True)]'
 want 0 'JSON' vdisk create --output=json g 1M
 out_json 'd == {"filename": "g", "format": "raw", "virtual-size": 1048576, "preallocation": "off"}'
 want 0 'options of raw' vdisk create -o help

@@ -38,7 +38,7 @@ static int raw_preallocate(struct vd_storage *file, struct vd_range range,
     case VDISK_PREALLOCATION_FULL:
         /* Reserve first, so that a full disk is found before anything is written. */
         ret = vd_storage_preallocate(file, range, err);
-        return ret < 0 ? ret : vd_storage_write_zeroes(file, range, 0, err);
+        return ret < 0 ? ret : vd_storage_write_zeroes(file, range, VD_STORAGE_ZERO_AS_DATA, err);
     }
     return vd_err_set(err, EINVAL, "unknown preallocation %d", (int)preallocation);
 }
