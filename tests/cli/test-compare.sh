@@ -11,7 +11,7 @@ put() { # FILE OFFSET TEXT
 }
 
 truncate -s 16M a
-head -c 3M /dev/urandom | dd of=a bs=1M seek=5 conv=notrunc status=none
+head -c 3M <(yes vdisk-test) | dd of=a bs=1M seek=5 conv=notrunc status=none
 cp --sparse=never a b
 want 0 'identical, holes or not' vdisk compare a b
 out_is 'Images are identical.'
