@@ -317,7 +317,8 @@ expect 'an error says that they are not passed on' 1 '^EACCES .*not passed on' -
     --password "$secret" "$bad/to-other-port/status/401"
 
 whole=(random 20 1000000 4 read 0 3000001)
-bad 'a server without ranges' 0 '^requests 1 bytes 3000001$' whole "${whole[@]}" stats
+expect 'a server without ranges' 0 '^requests 1 bytes 3000001$' \
+    --reference "$www/image" "$bad/whole" "${whole[@]}" stats
 bad 'its line breaks again and again' 0 '^requests [5-9] ' whole-cut/600000 "${whole[@]}" stats
 expect 'its line breaks while nobody reads, and that is no try' 0 '^requests 2 ' --retries 0 \
     --reference "$www/image" "$bad/whole-cut-once/100000" "${whole[@]}" stats
