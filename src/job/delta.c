@@ -84,7 +84,7 @@ static enum verdict compare_block(const struct vd_delta *delta, const struct vd_
     return SAME;
 }
 
-/* All changed blocks go to @fetch for now, host still unknown; the rest to @bare. */
+/* Newer blocks go to @fetch, with or without data; those that the master never wrote to @bare. */
 static int list_changed(struct vd_source *source, const struct vd_replica *replica, bool forget,
                         struct vd_delta *delta, struct vdisk_error *err)
 {
