@@ -100,13 +100,49 @@ typedef int (*vdisk_progress_fn)(void *opaque, const struct vdisk_progress *prog
 
 /** Flags of vdisk_image_open(). */
 enum vdisk_open_flag {
-    VDISK_OPEN_WRITE = 1 << 0,     /**< writable; without it, nothing is ever changed */
-    VDISK_OPEN_SHARE = 1 << 1,     /**< read although another process writes; not with WRITE */
-    VDISK_OPEN_DIRECT = 1 << 2,    /**< bypass the page cache (cache=none, directsync) */
-    VDISK_OPEN_SYNC = 1 << 3,      /**< every write is durable at once (writethrough) */
-    VDISK_OPEN_UNSAFE = 1 << 4,    /**< flush does nothing: for images that can be made again */
-    VDISK_OPEN_CHECK = 1 << 5,     /**< open although inconsistent, for vdisk_image_check() */
-    VDISK_OPEN_SEQUENTIAL = 1 << 6 /**< read once from start to end: keep the page cache small */
+    VDISK_OPEN_WRITE = 1 << 0,      /**< writable; without it, nothing is ever changed */
+    VDISK_OPEN_SHARE = 1 << 1,      /**< read although another process writes; not with WRITE */
+    VDISK_OPEN_DIRECT = 1 << 2,     /**< bypass the page cache (cache=none, directsync) */
+    VDISK_OPEN_SYNC = 1 << 3,       /**< every write is durable at once (writethrough) */
+    VDISK_OPEN_UNSAFE = 1 << 4,     /**< flush does nothing: for images that can be made again */
+    VDISK_OPEN_CHECK = 1 << 5,      /**< open although inconsistent, for vdisk_image_check() */
+    VDISK_OPEN_SEQUENTIAL = 1 << 6, /**< read once from start to end: keep the page cache small */
+    VDISK_OPEN_NO_BACKING = 1 << 7, /**< leave the backing image closed: what needs it fails */
+    VDISK_OPEN_FACTS = 1 << 8       /**< for vdisk_image_info() only: what the image names may be
+                                         missing, or not permitted; not with WRITE */
+};
+
+/** Flags of struct vdisk_gate. */
+enum vdisk_gate_flag {
+    VDISK_GATE_BESIDE = 1 << 0, /**< files in the directory of the image that was opened by name,
+                                     and below it, symbolic links followed */
+    VDISK_GATE_JSON = 1 << 1,   /**< names that begin with "json:", for the file they mean */
+    VDISK_GATE_ANY = 1 << 2     /**< every file and URL: for images that are trusted */
+};
+
+/** The most images one behind the other, unless struct vdisk_gate says otherwise. */
+#define VDISK_CHAIN_IMAGES_MAX 256u
+
+/**
+ * struct vdisk_gate - which of the files that an image names may be opened; zero means none
+ * @struct_bytes:  sizeof(struct vdisk_gate)
+ * @flags:         of enum vdisk_gate_flag
+ * @images_max:    most images in a chain, the top one included; default and limit
+ *                 VDISK_CHAIN_IMAGES_MAX
+ * @paths:         directories and files: these, and everything below; for URLs, such as
+ *                 "https://host/dir/", what begins so
+ * @path_entries:  count of @paths
+ *
+ * An image that names a file which it may not have does not open: its author could otherwise read
+ * any file of whoever opens it.  Backing files, and data files such as add-cow's raw file, are the
+ * names that images have.
+ */
+struct vdisk_gate {
+    size_t struct_bytes;
+    uint32_t flags;
+    uint32_t images_max;
+    const char *const *paths;
+    size_t path_entries;
 };
 
 /**
@@ -145,8 +181,10 @@ struct vdisk_network_options {
  * @reserved:     zero
  * @format:       format name as vdisk_format_name() lists them, or NULL to look; an image that
  *                looks like none is raw, and then opens read-only or not at all
- * @cache_bytes:  most memory for metadata of this image, in bytes; default 64 MiB
+ * @cache_bytes:  most memory for metadata of this image and those behind it, in bytes; default
+ *                64 MiB
  * @network:      for images on servers, or NULL
+ * @gate:         which files the image may name, or NULL for none
  */
 struct vdisk_open_options {
     size_t struct_bytes;
@@ -155,6 +193,7 @@ struct vdisk_open_options {
     const char *format;
     uint64_t cache_bytes;
     const struct vdisk_network_options *network;
+    const struct vdisk_gate *gate;
 };
 
 /** An open disk image. */
@@ -176,9 +215,12 @@ VDISK_PUBLIC const char *vdisk_format_name(size_t index);
  * @err:     [out, may be NULL] the story
  *
  * A writable open locks the file against other processes with the same byte locks as QEMU, a
- * read-only one against writers (VDISK_OPEN_SHARE turns that off).
+ * read-only one against writers (VDISK_OPEN_SHARE turns that off).  Backing images are opened too,
+ * read-only, with their files locked against writers.
  *
- * Return: 0; -ENOENT, -EACCES, ... from the system; -EAGAIN: locked by another process;
+ * Return: 0; -ENOENT, -EACCES, ... from the system; -EAGAIN: locked by another process; -EPERM: a
+ * file that the image names is not permitted by the gate; -ELOOP: backing images that name each
+ * other, or one file twice, or more of them than the gate permits;
  * -EINVAL: options, or unknown format; -EBADMSG: the image contradicts its format's
  * specification; -EROFS: a writable open of something that can only be read; -EIO, -ETIMEDOUT,
  * -ECONNREFUSED, ...: the server.
@@ -187,6 +229,20 @@ VDISK_PUBLIC VDISK_MUST_CHECK int vdisk_image_open(const char *name,
                                                    const struct vdisk_open_options *options,
                                                    struct vdisk_image **image,
                                                    struct vdisk_error *err);
+
+/**
+ * struct vdisk_amend_options - what the header of an image shall say; zero means as it is
+ * @struct_bytes: sizeof(struct vdisk_amend_options)
+ * @compat:       version of the format, or NULL: QED "final" makes an image that has the header of
+ *                a draft of 2010 one that everybody reads
+ * @draft:        QED: the draft that the header is of, "draft-1", "draft-2" or "draft-3", against
+ *                all appearances; or NULL to look
+ */
+struct vdisk_amend_options {
+    size_t struct_bytes;
+    const char *compat;
+    const char *draft;
+};
 
 /** Space to set aside when an image is created or grown. */
 enum vdisk_preallocation {
@@ -200,14 +256,37 @@ enum vdisk_preallocation {
  * @struct_bytes:  sizeof(struct vdisk_create_options)
  * @size:          size of the disk in bytes: rounded up to a multiple of 512 for raw, must be a
  *                 multiple of 512 for GOW; GOW v1 at most 64 GiB, v2 and v3 256 GiB
+ *                 QED: a multiple of 512, at most what its tables can map;
+ *                 add-cow: 0 means the size of the raw file that is there already
+ *                 0 with a @backing: the size of that disk
  * @preallocation: raw only
- * @reserved:      zero
+ * @flags:         of enum vdisk_create_flag
+ * @backing:       add-cow, QED: name of the backing file as it will be recorded, or NULL; a
+ *                 relative one counts from the directory of the new image
+ * @backing_format: its format; must be there if there is a @backing.  QED and add-cow can record
+ *                 "raw" only: all others are recognised by their content
+ * @data_file:     add-cow: name of the raw file as it will be recorded.  It is made if it is not
+ *                 there; what it holds is kept, and hidden
+ * @cluster_bytes: QED: power of two, 4 KiB to 64 MiB; default 64 KiB
+ * @table_clusters: QED: clusters of a table, 1, 2, 4, 8 or 16; default 4
+ * @network:       for a @backing on a server, or NULL
  */
 struct vdisk_create_options {
     size_t struct_bytes;
     uint64_t size;
     enum vdisk_preallocation preallocation;
-    uint32_t reserved;
+    uint32_t flags;
+    const char *backing;
+    const char *backing_format;
+    const char *data_file;
+    uint32_t cluster_bytes;
+    uint32_t table_clusters;
+    const struct vdisk_network_options *network;
+};
+
+/** Flags of struct vdisk_create_options. */
+enum vdisk_create_flag {
+    VDISK_CREATE_NO_CHECK = 1 << 0 /**< do not open the backing file: it need not be there yet */
 };
 
 /**
@@ -217,6 +296,10 @@ struct vdisk_create_options {
  * @format:  format name; "gow" means "gow3"
  * @options: size and the rest
  * @err:     [out, may be NULL] the story
+ *
+ * A @backing is opened to see that it is there, and of its format; so the images behind it have to
+ * be there too.  The caller names it, so no gate is asked about it, and the images behind it may be
+ * in its directory.
  *
  * Return: 0; -EINVAL: size or options outside the format's limits; -EAGAIN: locked by another
  * process; -ENOSPC, ...: the system.  On failure what was there before is untouched (but for a
@@ -359,7 +442,8 @@ VDISK_PUBLIC VDISK_MUST_CHECK int vdisk_image_flush(struct vdisk_image *image,
  * @image:         image open for writing; no other call on it may run
  * @size:          new size in bytes, multiple of 512; what is cut off is lost, what is added
  *                 reads as zero
- * @preallocation: for what is added; raw only
+ * @preallocation: for what is added; raw only.  What is added reads as zero, however long the
+ *                 backing disk is
  * @err:           [out, may be NULL] the story
  *
  * Return: 0, durable; -EINVAL: outside the format's limits; else as vdisk_image_pwrite().
@@ -417,7 +501,8 @@ enum vdisk_info_flag {
     VDISK_INFO_ACTUAL_SIZE = 1 << 1, /**< actual_bytes is known */
     VDISK_INFO_LINEAGE = 1 << 2,     /**< generation and uuid are there (GOW) */
     VDISK_INFO_REPLICA = 1 << 3,     /**< made by a sync and not changed since (GOW v3) */
-    VDISK_INFO_INCOMPLETE = 1 << 4   /**< a sync into it has not finished (GOW v3) */
+    VDISK_INFO_INCOMPLETE = 1 << 4,  /**< a sync into it has not finished (GOW v3) */
+    VDISK_INFO_NO_DATA_FILE = 1 << 5 /**< virtual_bytes is unknown, for lack of the data file */
 };
 
 /**
@@ -426,6 +511,13 @@ enum vdisk_info_flag {
  * @flags:         of enum vdisk_info_flag
  * @cluster_bytes: unit of allocation, 0 if the format has none
  * @filename, @format: good until the image is closed
+ * @variant:       of the format, a constant word, or NULL if there is only one: QED "final", or
+ *                 "draft-1" to "draft-3"; add-cow "v10" or "v18"
+ * @backing_name:  the backing file as it is recorded, or NULL; like the next three good until the
+ *                 image is closed or its backing file changed
+ * @backing_path:  the same name as it would be opened, or NULL
+ * @backing_format: its format as it is recorded, or NULL
+ * @data_name:     add-cow: the raw file as it is recorded
  * @virtual_bytes: size of the disk
  * @actual_bytes:  space taken where the image is stored
  * @generation:    GOW: count of write sessions that changed something
@@ -437,6 +529,11 @@ struct vdisk_image_info {
     uint32_t cluster_bytes;
     const char *filename;
     const char *format;
+    const char *variant;
+    const char *backing_name;
+    const char *backing_path;
+    const char *backing_format;
+    const char *data_name;
     uint64_t virtual_bytes;
     uint64_t actual_bytes;
     uint64_t generation;
@@ -454,6 +551,15 @@ struct vdisk_image_info {
 VDISK_PUBLIC VDISK_MUST_CHECK int vdisk_image_info(struct vdisk_image *image,
                                                    struct vdisk_image_info *info,
                                                    struct vdisk_error *err);
+
+/**
+ * vdisk_image_backing() - the image behind this one
+ * @image: open image
+ *
+ * Return: the backing image, NULL if there is none; open as long as @image is, and not to be
+ * closed.  It may be read and looked at.
+ */
+VDISK_PUBLIC struct vdisk_image *vdisk_image_backing(struct vdisk_image *image);
 
 /** What vdisk_image_check() mends. */
 enum vdisk_repair {
@@ -525,15 +631,16 @@ struct vdisk_measure_result {
 /**
  * vdisk_measure() - how large would a new image be?  An upper bound.
  * @format: format of the new image
- * @size:   size of the disk in bytes; ignored if there is a @source
+ * @options: what it would be created with; its size is that of the @source, if there is one
  * @source: open image whose data would be copied, or NULL for an empty disk
  * @result: [out]
  * @err:    [out, may be NULL] the story
  *
- * Return: 0; -EINVAL: @size outside the format's limits, unknown format; else as
+ * Return: 0; -EINVAL: size outside the format's limits, unknown format; else as
  * vdisk_image_extent() on @source.
  */
-VDISK_PUBLIC VDISK_MUST_CHECK int vdisk_measure(const char *format, uint64_t size,
+VDISK_PUBLIC VDISK_MUST_CHECK int vdisk_measure(const char *format,
+                                                const struct vdisk_create_options *options,
                                                 struct vdisk_image *source,
                                                 struct vdisk_measure_result *result,
                                                 struct vdisk_error *err);

@@ -4,7 +4,7 @@
 
     tools/check-sources.py SOURCE-ROOT
 
-A file has at most 1000 lines and begins with its licence, a header guards itself, a function has
+A file has at most 1000 lines (but for vdisk.h: the whole interface is one header) and begins with its licence, a header guards itself, a function has
 at most 70 lines, and functions of the C library that cannot be used safely are not used.
 """
 import pathlib
@@ -37,7 +37,7 @@ def file_faults(path, guard):
     lines = path.read_text(encoding="utf-8").splitlines()
     if not lines or lines[0] != SPDX:
         yield f"1: the first line is not {SPDX}"
-    if len(lines) > FILE_LINES_MAX:
+    if len(lines) > FILE_LINES_MAX and path.name != "vdisk.h":
         yield f"{len(lines)}: at most {FILE_LINES_MAX} lines"
     if guard and f"#ifndef {guard}" not in lines:
         yield f"1: no include guard {guard}"

@@ -77,7 +77,7 @@ static int measure(const struct vd_cli *cli, struct measure_args *args, struct v
 
     struct vdisk_measure_result result;
     struct vdisk_error err = {0};
-    if (vdisk_measure(args->target_format, create.size, source, &result, &err) < 0)
+    if (vdisk_measure(args->target_format, &create, source, &result, &err) < 0)
         return vd_cli_fail(&err);
     return print_result(cli, &result);
 }

@@ -16,14 +16,23 @@ struct vd_format_driver {
     const char *name;       /* as in `-f gow3` and in JSON */
     uint32_t cluster_bytes; /* of a new image; 0: none */
     uint32_t variant;       /* the driver's own: for tables that share functions */
+    bool has_backing;       /* images may be overlays */
+    bool has_data_file;     /* guest data lies in a file of its own, which the image names */
 
     /* Is this the start of such an image?  @head_bytes at most 4096.  NULL: never by looking. */
     bool (*probe)(const struct vd_format_driver *driver, const uint8_t *head, size_t head_bytes);
+    /* @data: as vd_format_create() has it.  Backing files are recorded, not looked at. */
     int (*create)(const struct vd_format_driver *driver, struct vd_storage *file,
-                  const struct vdisk_create_options *options, struct vdisk_error *err);
-    int (*measure)(const struct vd_format_driver *driver, uint64_t size, uint64_t data_bytes,
+                  struct vd_storage *data, const struct vdisk_create_options *options,
+                  struct vdisk_error *err);
+    int (*measure)(const struct vd_format_driver *driver,
+                   const struct vdisk_create_options *options, uint64_t data_bytes,
                    struct vdisk_measure_result *result, struct vdisk_error *err);
-    /* Fills format->state and ->size.  format->flags tells whether it may write. */
+    /*
+     * Fills format->state and ->size.  format->flags tells whether it may write.  A data file that
+     * can not be opened is no failure with VD_FORMAT_FACTS: then ->size is 0, and info() says
+     * VDISK_INFO_NO_DATA_FILE.
+     */
     int (*open)(struct vd_format *format, const struct vd_format_options *options,
                 struct vdisk_error *err);
     /* Flushes if writable and not failed; frees state in any case. */
@@ -39,8 +48,16 @@ struct vd_format_driver {
     int (*map_zero)(struct vd_format *format, struct vd_range guest, unsigned flags,
                     struct vd_mapping *mapping, struct vdisk_error *err);
     int (*flush)(struct vd_format *format, struct vdisk_error *err);
-    int (*resize)(struct vd_format *format, uint64_t size, enum vdisk_preallocation preallocation,
+    int (*resize)(struct vd_format *format, const struct vd_resize *resize,
                   struct vdisk_error *err);
+    /* NULL: !has_backing */
+    int (*set_backing)(struct vd_format *format, const struct vd_backing *backing,
+                       struct vdisk_error *err);
+    /* NULL: -ENOTSUP */
+    int (*empty)(struct vd_format *format, struct vdisk_error *err);
+    /* NULL: -ENOTSUP */
+    int (*amend)(const struct vd_format_driver *driver, struct vd_storage *file,
+                 const struct vdisk_amend_options *options, struct vdisk_error *err);
     /* NULL: nothing to check */
     int (*check)(struct vd_format *format, const struct vd_check *check, struct vdisk_error *err);
 };

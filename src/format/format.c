@@ -78,17 +78,35 @@ int vd_format_probe(struct vd_storage *storage, const struct vd_format_driver **
     return 0;
 }
 
-int vd_format_create(const struct vd_format_driver *driver, struct vd_storage *file,
-                     const struct vdisk_create_options *options, struct vdisk_error *err)
+bool vd_format_driver_has_probe(const struct vd_format_driver *driver)
 {
-    int ret = driver->create(driver, file, options, err);
+    return driver->probe != NULL;
+}
+
+bool vd_format_driver_has_data_file(const struct vd_format_driver *driver)
+{
+    return driver->has_data_file;
+}
+
+bool vd_format_driver_has_backing(const struct vd_format_driver *driver)
+{
+    return driver->has_backing;
+}
+
+int vd_format_create(const struct vd_format_driver *driver, struct vd_storage *file,
+                     struct vd_storage *data, const struct vdisk_create_options *options,
+                     struct vdisk_error *err)
+{
+    assert(driver->has_data_file == (data != NULL));
+    int ret = driver->create(driver, file, data, options, err);
     return ret < 0 ? vd_err_prefix(err, ret, "%s: ", driver->name) : ret;
 }
 
-int vd_format_measure(const struct vd_format_driver *driver, uint64_t size, uint64_t data_bytes,
+int vd_format_measure(const struct vd_format_driver *driver,
+                      const struct vdisk_create_options *options, uint64_t data_bytes,
                       struct vdisk_measure_result *result, struct vdisk_error *err)
 {
-    int ret = driver->measure(driver, size, data_bytes, result, err);
+    int ret = driver->measure(driver, options, data_bytes, result, err);
     return ret < 0 ? vd_err_prefix(err, ret, "%s: ", driver->name) : ret;
 }
 
@@ -243,6 +261,7 @@ static void assert_answer(const struct vd_mapping *mapping, struct vd_range gues
     assert(mapping->guest.offset == guest.offset);
     assert(mapping->guest.length > 0 && mapping->guest.length <= guest.length);
     assert(mapping->kind != VD_MAP_DATA || mapping->storage);
+    assert(mapping->kind == VD_MAP_DATA || !mapping->fresh);
     assert(!mapping->fresh || (mapping->clusters.offset <= guest.offset &&
                                vd_range_end(mapping->clusters) >= vd_range_end(mapping->guest)));
 }
@@ -313,15 +332,52 @@ int vd_format_flush(struct vd_format *format, struct vdisk_error *err)
     return vd_err_copy(err, &inner);
 }
 
-int vd_format_resize(struct vd_format *format, uint64_t size,
-                     enum vdisk_preallocation preallocation, struct vdisk_error *err)
+int vd_format_resize(struct vd_format *format, const struct vd_resize *resize,
+                     struct vdisk_error *err)
 {
     struct vdisk_error inner = {0};
     int ret = check_change(format, err);
     if (ret < 0)
         return ret;
-    ret = format->driver->resize(format, size, preallocation, &inner);
+    ret = format->driver->resize(format, resize, &inner);
     return settle(format, ret, &inner, err);
+}
+
+int vd_format_set_backing(struct vd_format *format, const struct vd_backing *backing,
+                          struct vdisk_error *err)
+{
+    struct vdisk_error inner = {0};
+    if (!format->driver->set_backing)
+        return vd_err_set(err, ENOTSUP, "%s: images of format %s have no backing file",
+                          vd_storage_name(format->file), format->driver->name);
+    int ret = check_change(format, err);
+    if (ret < 0)
+        return ret;
+    ret = format->driver->set_backing(format, backing, &inner);
+    return settle(format, ret, &inner, err);
+}
+
+int vd_format_empty(struct vd_format *format, struct vdisk_error *err)
+{
+    struct vdisk_error inner = {0};
+    if (!format->driver->empty)
+        return vd_err_set(err, ENOTSUP, "%s: images of format %s can not be emptied",
+                          vd_storage_name(format->file), format->driver->name);
+    int ret = check_change(format, err);
+    if (ret < 0)
+        return ret;
+    ret = format->driver->empty(format, &inner);
+    return settle(format, ret, &inner, err);
+}
+
+int vd_format_amend(const struct vd_format_driver *driver, struct vd_storage *file,
+                    const struct vdisk_amend_options *options, struct vdisk_error *err)
+{
+    if (!driver->amend)
+        return vd_err_set(err, ENOTSUP, "%s: format %s has nothing to amend", vd_storage_name(file),
+                          driver->name);
+    int ret = driver->amend(driver, file, options, err);
+    return ret < 0 ? vd_err_prefix(err, ret, "%s: ", vd_storage_name(file)) : ret;
 }
 
 int vd_format_check(struct vd_format *format, const struct vd_check *check, struct vdisk_error *err)

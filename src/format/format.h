@@ -20,24 +20,38 @@ struct vd_format_driver;
 
 enum vd_format_open_flag {
     VD_FORMAT_WRITE = 1 << 0,
-    VD_FORMAT_CHECK = 1 << 1,  /* inconsistent images too: only check() follows */
-    VD_FORMAT_REPLICA = 1 << 2 /* for sync: opens incomplete replicas */
+    VD_FORMAT_CHECK = 1 << 1,   /* inconsistent images too: only check() follows */
+    VD_FORMAT_REPLICA = 1 << 2, /* for sync: opens incomplete replicas */
+    VD_FORMAT_FACTS = 1 << 3    /* only info() follows: what the image names may be missing */
+};
+
+/*
+ * How a driver gets at the data file that its image names (add-cow's raw file): it asks, and who
+ * opens the image decides.  Writable if the format is.
+ */
+struct vd_format_files {
+    int (*open_data)(void *opaque, const char *name, bool writable, struct vd_storage **storage,
+                     struct vdisk_error *err);
+    void *opaque;
 };
 
 struct vd_format_options {
-    uint32_t flags;       /* of enum vd_format_open_flag */
-    uint64_t cache_bytes; /* most memory for metadata; 0: the default of 64 MiB */
+    uint32_t flags;                      /* of enum vd_format_open_flag */
+    uint64_t cache_bytes;                /* most memory for metadata; 0: the default of 64 MiB */
+    const struct vd_format_files *files; /* used during open only; NULL: there are none to be had */
 };
 
 enum vd_map_kind {
-    VD_MAP_DATA, /* bytes at host_offset of storage */
-    VD_MAP_ZERO  /* reads as zero */
+    VD_MAP_DATA,   /* bytes at host_offset of storage */
+    VD_MAP_ZERO,   /* reads as zero */
+    VD_MAP_BACKING /* not in this image: what its backing image has there, zeros past its end */
 };
 
 /* What the rest of a cluster has to hold when only a part of it is written first. */
 enum vd_fill {
-    VD_FILL_NONE, /* the storage reads as zero there, as it should */
-    VD_FILL_ZERO  /* zeros have to be written */
+    VD_FILL_NONE,   /* the storage reads as zero there, as it should */
+    VD_FILL_ZERO,   /* zeros have to be written */
+    VD_FILL_BACKING /* what the backing image has there, and zeros past its end or the disk's */
 };
 
 /* One answer: @guest is the part of the range asked for, from its start, that it is good for. */
@@ -65,6 +79,17 @@ struct vd_format_info {
     uint32_t cluster_bytes;
     uint64_t generation;
     uint8_t uuid[16];
+    const char *variant; /* of the format, or NULL: a constant word */
+    /* What the image names, as it is recorded; NULL: nothing.  Good until close or set_backing. */
+    const char *backing_name;
+    const char *backing_format; /* NULL: not recorded */
+    const char *data_name;
+};
+
+/* The file that an image is an overlay on. */
+struct vd_backing {
+    const char *name;   /* as it is recorded */
+    const char *format; /* its name, or NULL: unknown */
 };
 
 /* The table of formats, in the order of their names' listing: NULL past the last. */
@@ -79,13 +104,27 @@ const char *vd_format_driver_name(const struct vd_format_driver *driver);
 int vd_format_probe(struct vd_storage *storage, const struct vd_format_driver **driver,
                     struct vdisk_error *err);
 
-/* Writes an empty image into the empty or overwritable @file; the caller flushes. */
-int vd_format_create(const struct vd_format_driver *driver, struct vd_storage *file,
-                     const struct vdisk_create_options *options, struct vdisk_error *err);
+/* Are its images recognised by their content?  (Not raw ones.) */
+bool vd_format_driver_has_probe(const struct vd_format_driver *driver);
 
-/* An upper bound for the file of a disk of @size bytes of which @data_bytes, in whole clusters,
- * hold data. */
-int vd_format_measure(const struct vd_format_driver *driver, uint64_t size, uint64_t data_bytes,
+/* Has the format data files? */
+bool vd_format_driver_has_data_file(const struct vd_format_driver *driver);
+
+/* Can its images have a backing file? */
+bool vd_format_driver_has_backing(const struct vd_format_driver *driver);
+
+/*
+ * Writes an empty image into the empty or overwritable @file; the caller flushes both.  @data: the
+ * data file, which may hold anything and is made no shorter; NULL for formats without.
+ */
+int vd_format_create(const struct vd_format_driver *driver, struct vd_storage *file,
+                     struct vd_storage *data, const struct vdisk_create_options *options,
+                     struct vdisk_error *err);
+
+/* An upper bound for the file that @options would make, if @data_bytes of the disk, in whole
+ * clusters, held data. */
+int vd_format_measure(const struct vd_format_driver *driver,
+                      const struct vdisk_create_options *options, uint64_t data_bytes,
                       struct vdisk_measure_result *result, struct vdisk_error *err);
 
 /* 0 if the format has none */
@@ -133,7 +172,9 @@ void vd_format_write_done(struct vd_format *format, const struct vd_mapping *map
 
 /*
  * How is it made to read as zero?  ZERO: it does now (or, when discarding, may stay as it was).
- * DATA: the caller writes zeros there, as after map_for_write().
+ * DATA: the caller writes zeros there, as after map_for_write().  BACKING: the caller writes zeros
+ * to that part by way of map_for_write() and write_done().  No allocating call for the same
+ * clusters comes between this and the end of the zeros (image/guard.h).
  */
 int vd_format_map_zero(struct vd_format *format, struct vd_range guest, unsigned flags,
                        struct vd_mapping *mapping, struct vdisk_error *err);
@@ -141,9 +182,38 @@ int vd_format_map_zero(struct vd_format *format, struct vd_range guest, unsigned
 /* All that was written, and the metadata that leads to it, is durable when this returns 0. */
 int vd_format_flush(struct vd_format *format, struct vdisk_error *err);
 
-/* No other call runs.  Durable. */
-int vd_format_resize(struct vd_format *format, uint64_t size,
-                     enum vdisk_preallocation preallocation, struct vdisk_error *err);
+struct vd_resize {
+    uint64_t size; /* bytes of the disk */
+    enum vdisk_preallocation preallocation;
+    uint64_t backing_bytes; /* of the backing disk; what is added does not show it.  0: none */
+};
+
+/*
+ * No other call runs.  Durable.  When it grows, the part of the last cluster behind the old end is
+ * not BACKING, or does not show anything of the backing disk: image/ has seen to it.
+ */
+int vd_format_resize(struct vd_format *format, const struct vd_resize *resize,
+                     struct vdisk_error *err);
+
+/*
+ * Changes what the image says of its backing file; NULL: it has none, and what was not in the image
+ * reads as zero.  No other call runs.  Durable, and at any instant either the old or the new.
+ */
+int vd_format_set_backing(struct vd_format *format, const struct vd_backing *backing,
+                          struct vdisk_error *err);
+
+/*
+ * Forgets all data: everything is BACKING again (or zero, if there is no backing file).  For images
+ * whose disk reads the same after it.  No other call runs.  Durable.  -ENOTSUP: it can not.
+ */
+int vd_format_empty(struct vd_format *format, struct vdisk_error *err);
+
+/*
+ * Rewrites what the header of the closed image in @file says of the format itself.  Durable.
+ * -ENOTSUP: there is nothing to choose in this format.
+ */
+int vd_format_amend(const struct vd_format_driver *driver, struct vd_storage *file,
+                    const struct vdisk_amend_options *options, struct vdisk_error *err);
 
 struct vd_check {
     enum vdisk_repair repair;

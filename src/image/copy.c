@@ -23,28 +23,48 @@ static int copy_mapping(const struct vd_image_copy *copy, const struct vd_mappin
     return ret;
 }
 
-/* Copies what is at the start of @rest; *done gets its length. */
-static int copy_one(const struct vd_image_copy *copy, struct vd_range rest, uint64_t to_offset,
-                    uint64_t *done, struct vdisk_error *err)
+/* Copies @from, which is data. */
+static int copy_data(const struct vd_image_copy *copy, const struct vd_mapping *from,
+                     uint64_t to_offset, uint64_t *done, struct vdisk_error *err)
 {
-    struct vd_mapping from;
-    int ret = vd_format_map(copy->from->format, rest, &from, err);
-    if (ret == 0 && from.kind != VD_MAP_DATA)
-        ret = -EOPNOTSUPP;
-    if (ret < 0)
-        return ret;
-
     struct vdisk_image *image = copy->to;
-    struct vd_range target = vd_range(to_offset, from.guest.length);
+    struct vd_range target = vd_range(to_offset, from->guest.length);
     struct vd_guard_range mine;
     struct vd_mapping to;
     vd_guard_hold(&image->guard, &mine, vd_range_expand(target, image->cluster_bytes));
-    ret = vd_format_map_for_write(image->format, target, true, &to, err);
+    int ret = vd_format_map_for_write(image->format, target, true, &to, err);
     if (ret == 0) {
         *done = to.guest.length;
-        ret = copy_mapping(copy, &from, &to, err);
+        ret = copy_mapping(copy, from, &to, err);
     }
     vd_guard_release(&image->guard, &mine);
+    return ret;
+}
+
+/*
+ * Copies what is at the start of @rest in @image, the source or one behind it, which is entered;
+ * *done gets its length.
+ */
+static int copy_one(const struct vd_image_copy *copy, struct vdisk_image *image,
+                    struct vd_range rest, uint64_t to_offset, uint64_t *done,
+                    struct vdisk_error *err)
+{
+    struct vd_mapping from;
+    struct vd_range shown;
+    int ret = vd_format_map(image->format, rest, &from, err);
+    if (ret < 0)
+        return ret;
+    if (from.kind == VD_MAP_DATA)
+        return copy_data(copy, &from, to_offset, done, err);
+    if (from.kind == VD_MAP_BACKING)
+        ret = vd_image_behind(image, from.guest, &shown, err);
+    if (ret < 0)
+        return ret;
+    if (from.kind != VD_MAP_BACKING || shown.length == 0)
+        return -EOPNOTSUPP;
+    unsigned ticket = vd_format_enter(image->backing->format);
+    ret = copy_one(copy, image->backing, shown, to_offset, done, err);
+    vd_format_leave(image->backing->format, ticket);
     return ret;
 }
 
@@ -61,7 +81,7 @@ int vd_image_copy(const struct vd_image_copy *copy, uint64_t *done, struct vdisk
     unsigned to_ticket = vd_format_enter(copy->to->format);
     while (*done < copy->length && ret == 0) {
         uint64_t step = 0;
-        ret = copy_one(copy, vd_range(copy->from_offset + *done, copy->length - *done),
+        ret = copy_one(copy, copy->from, vd_range(copy->from_offset + *done, copy->length - *done),
                        copy->to_offset + *done, &step, err);
         if (ret == 0)
             *done += step;

@@ -1,40 +1,200 @@
 /* SPDX-License-Identifier: MIT */
-/* Making a new image. */
+/* Making a new image: alone, on a backing file, or with a data file. */
 #include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
 
 #include "format/format.h"
-#include "image/image.h"
+#include "image/chain.h"
+#include "image/named.h"
 #include "storage/new_file.h"
+#include "util/mem.h"
+
+static int check_struct(const struct vdisk_create_options *options, struct vdisk_error *err)
+{
+    if (options->struct_bytes != sizeof(*options))
+        return vd_err_set(err, EINVAL,
+                          "create options: struct_bytes is %zu: this library wants %zu",
+                          options->struct_bytes, sizeof(*options));
+    if (options->flags & ~(uint32_t)VDISK_CREATE_NO_CHECK)
+        return vd_err_set(err, EINVAL, "create options: unknown flags 0x%" PRIx32,
+                          options->flags & ~(uint32_t)VDISK_CREATE_NO_CHECK);
+    return 0;
+}
+
+/* What the format has no use for must not be asked of it. */
+static int check_names(const struct vd_format_driver *driver,
+                       const struct vdisk_create_options *options, struct vdisk_error *err)
+{
+    const char *format = vd_format_driver_name(driver);
+    if (options->backing && !vd_format_driver_has_backing(driver))
+        return vd_err_set(err, EINVAL, "format %s has no backing files", format);
+    if (options->backing && !options->backing_format)
+        return vd_err_set(err, EINVAL, "backing file '%s': name its format too", options->backing);
+    if (!options->backing && options->backing_format)
+        return vd_err_set(err, EINVAL, "a format of the backing file, and no backing file");
+    if (options->data_file && !vd_format_driver_has_data_file(driver))
+        return vd_err_set(err, EINVAL, "format %s has no data file of its own", format);
+    if (!options->data_file && vd_format_driver_has_data_file(driver))
+        return vd_err_set(err, EINVAL,
+                          "format %s keeps the data in a raw file: name it (-o "
+                          "image_file=...)",
+                          format);
+    return options->backing && !vd_format_find(options->backing_format, err) ? -EINVAL : 0;
+}
 
 int vd_image_check_create(const char *format, const struct vdisk_create_options *options,
                           const struct vd_format_driver **driver, struct vdisk_error *err)
 {
     struct vdisk_measure_result measure;
-    if (options->struct_bytes != sizeof(*options) || options->reserved)
-        return vd_err_set(err, EINVAL,
-                          "create options: struct_bytes is %zu and reserved %" PRIu32
-                          ": this library wants %zu and 0",
-                          options->struct_bytes, options->reserved, sizeof(*options));
+    int ret = check_struct(options, err);
+    if (ret < 0)
+        return ret;
     *driver = vd_format_find(format, err);
     if (!*driver)
         return -EINVAL;
+    ret = check_names(*driver, options, err);
     /* Who can not tell how large it would be can not make it. */
-    return vd_format_measure(*driver, options->size, 0, &measure, err);
+    return ret < 0 ? ret : vd_format_measure(*driver, options, 0, &measure, err);
 }
 
-int vd_image_create_at(const char *place, const struct vd_format_driver *driver,
+int vd_image_open_backing(const char *name, const struct vdisk_create_options *options,
+                          uint32_t flags, struct vdisk_image **image, struct vdisk_error *err)
+{
+    struct vdisk_gate gate = {.struct_bytes = sizeof(gate), .flags = VDISK_GATE_BESIDE};
+    struct vdisk_open_options open = {.struct_bytes = sizeof(open),
+                                      .flags = flags,
+                                      .format = options->backing_format,
+                                      .network = options->network,
+                                      .gate = &gate};
+    struct vd_named named;
+    int ret = vd_named_resolve(&named, name, options->backing, err);
+    if (ret == 0)
+        ret = vdisk_image_open(named.path, &open, image, err);
+    if (ret < 0)
+        vd_err_prefix(err, ret, "backing file '%s': ", options->backing);
+    vd_named_free(&named);
+    return ret;
+}
+
+/* Is the backing file good?  Its size becomes that of the new disk if nobody gave one. */
+static int look_at_backing(const char *name, struct vdisk_create_options *options,
+                           struct vdisk_error *err)
+{
+    struct vdisk_image *backing;
+    if (!options->backing || (options->flags & VDISK_CREATE_NO_CHECK))
+        return 0;
+    int ret = vd_image_open_backing(name, options, 0, &backing, err);
+    if (ret < 0)
+        return ret;
+    if (!options->size)
+        options->size = vdisk_image_size(backing);
+    return vdisk_image_close(backing, err);
+}
+
+/* The data file of an image that is being made. */
+struct data_file {
+    struct vd_storage *storage; /* NULL: none */
+    char *path;
+    bool is_new;
+};
+
+/* Two names of one file, when an image is made, would make it eat itself. */
+static int check_is_other(const struct data_file *data, const char *name, const char *role,
+                          struct vdisk_error *err)
+{
+    struct vd_storage_options options = {.flags = VD_STORAGE_SHARE};
+    struct vd_storage *other;
+    if (vd_storage_open(name, &options, &other, NULL) < 0)
+        return 0; /* nothing is there yet, or nothing that could be a file of ours */
+    struct vd_storage_identity a = vd_storage_identity(data->storage);
+    struct vd_storage_identity b = vd_storage_identity(other);
+    vd_storage_close(other);
+    if (!a.known || !b.known || a.device != b.device || a.inode != b.inode)
+        return 0;
+    return vd_err_set(err, EINVAL, "data file '%s' is the same file as %s '%s'", data->path, role,
+                      name);
+}
+
+static int open_data(struct data_file *data, const char *name,
+                     const struct vdisk_create_options *options, struct vdisk_error *err)
+{
+    struct vd_storage_options open = {.flags = VD_STORAGE_WRITE};
+    struct vdisk_error inner = {0};
+    struct vd_named named;
+    int ret = vd_named_resolve(&named, name, options->data_file, err);
+    data->path = STEAL_PTR(named.path);
+    vd_named_free(&named);
+    if (ret < 0)
+        return ret;
+    ret = vd_storage_open(data->path, &open, &data->storage, &inner);
+    if (ret == -ENOENT) {
+        open.flags |= VD_STORAGE_CREATE | VD_STORAGE_EXCLUSIVE;
+        vdisk_error_clear(&inner);
+        ret = vd_storage_open(data->path, &open, &data->storage, &inner);
+        data->is_new = ret == 0;
+    }
+    if (ret < 0)
+        return vd_err_copy(err, &inner);
+    return check_is_other(data, name, "the new image", err);
+}
+
+static int check_backing_is_other(const struct data_file *data, const char *name,
+                                  const struct vdisk_create_options *options,
+                                  struct vdisk_error *err)
+{
+    struct vd_named named;
+    if (!options->backing)
+        return 0;
+    int ret = vd_named_resolve(&named, name, options->backing, err);
+    if (ret == 0)
+        ret = check_is_other(data, named.path, "the backing file", err);
+    vd_named_free(&named);
+    return ret;
+}
+
+/* @keep: the image has been made. */
+static void close_data(struct data_file *data, bool keep)
+{
+    vd_storage_close(data->storage);
+    if (data->is_new && !keep)
+        unlink(data->path);
+    free(data->path);
+}
+
+static int create_on(struct vd_storage *file, struct vd_storage *data,
+                     const struct vd_format_driver *driver,
+                     const struct vdisk_create_options *options, bool is_durable,
+                     struct vdisk_error *err)
+{
+    int ret = vd_format_create(driver, file, data, options, err);
+    if (ret == 0 && is_durable && data)
+        ret = vd_storage_flush(data, err);
+    return ret == 0 && is_durable ? vd_storage_flush(file, err) : ret;
+}
+
+int vd_image_create_at(const char *place, const char *name, const struct vd_format_driver *driver,
                        const struct vdisk_create_options *options, bool is_durable,
                        struct vdisk_error *err)
 {
     struct vd_storage_options storage_options = {.flags = VD_STORAGE_WRITE | VD_STORAGE_CREATE};
+    struct vdisk_create_options create = *options;
+    struct data_file data = {0};
     struct vd_storage *file;
-    int ret = vd_storage_open(place, &storage_options, &file, err);
-    if (ret < 0)
-        return ret;
-    ret = vd_format_create(driver, file, options, err);
-    if (ret == 0 && is_durable)
-        ret = vd_storage_flush(file, err);
-    vd_storage_close(file);
+    int ret = look_at_backing(name, &create, err);
+    if (ret == 0 && create.data_file) {
+        ret = open_data(&data, name, &create, err);
+        if (ret == 0)
+            ret = check_backing_is_other(&data, name, &create, err);
+    }
+    if (ret == 0)
+        ret = vd_storage_open(place, &storage_options, &file, err);
+    if (ret == 0) {
+        ret = create_on(file, data.storage, driver, &create, is_durable, err);
+        vd_storage_close(file);
+    }
+    close_data(&data, ret == 0);
     return ret;
 }
 
@@ -49,7 +209,7 @@ int vdisk_image_create(const char *name, const char *format,
     struct vd_new_file file;
     ret = vd_new_file_open(&file, name, err);
     if (ret == 0) {
-        ret = vd_image_create_at(vd_new_file_place(&file), driver, options, true, err);
+        ret = vd_image_create_at(vd_new_file_place(&file), name, driver, options, true, err);
         if (ret < 0 && file.part_name)
             vd_err_prefix(err, ret, "%s: ", file.name);
     }

@@ -4,14 +4,105 @@
 
 #include "image/image_priv.h"
 
-/* One mapping, or the part of it that the storage says is of one kind. */
+void vd_run_init(struct vd_run *run)
+{
+    vd_mutex_init(&run->lock);
+    run->guest = vd_range(0, 0);
+}
+
+void vd_run_destroy(struct vd_run *run)
+{
+    vd_mutex_destroy(&run->lock);
+}
+
+/* Is the start of @guest in the known run?  *length gets how far that goes. */
+static bool run_has(struct vd_run *run, struct vd_range guest, uint64_t *length)
+{
+    vd_mutex_lock(&run->lock);
+    struct vd_range known = run->guest;
+    vd_mutex_unlock(&run->lock);
+    if (guest.offset < known.offset || guest.offset >= vd_range_end(known))
+        return false;
+    *length = vd_min(guest.length, vd_range_end(known) - guest.offset);
+    return true;
+}
+
+static void run_learn(struct vd_run *run, struct vd_range guest)
+{
+    vd_mutex_lock(&run->lock);
+    run->guest = guest;
+    vd_mutex_unlock(&run->lock);
+}
+
+/* vd_format_map(), answered from the known run where that can be. */
+static int map(struct vdisk_image *image, struct vd_range guest, struct vd_mapping *mapping,
+               struct vdisk_error *err)
+{
+    bool can_change = vd_format_is_writable(image->format);
+    uint64_t length;
+    if (!can_change && run_has(&image->known_backing, guest, &length)) {
+        *mapping =
+            (struct vd_mapping){.kind = VD_MAP_BACKING, .guest = vd_range(guest.offset, length)};
+        return 0;
+    }
+    int ret = vd_format_map(image->format, guest, mapping, err);
+    if (ret == 0 && mapping->kind == VD_MAP_BACKING && !can_change)
+        run_learn(&image->known_backing, mapping->guest);
+    return ret;
+}
+
+/* Data of a storage, of which holes may be known. */
+static int look_at_data(const struct vd_mapping *mapping, struct vdisk_extent *extent,
+                        struct vdisk_error *err)
+{
+    struct vd_storage_extent stored;
+    int ret = vd_storage_extent(
+        mapping->storage, vd_range(mapping->host_offset, mapping->guest.length), &stored, err);
+    if (ret < 0)
+        return ret;
+    extent->length = stored.length;
+    extent->flags |= stored.kind == VD_STORAGE_HOLE ? VDISK_EXTENT_ZERO : VDISK_EXTENT_DATA;
+    extent->flags |= VDISK_EXTENT_OFFSET;
+    extent->host_offset = mapping->host_offset;
+    extent->host_name = vd_storage_name(mapping->storage);
+    return 0;
+}
+
+static int look(struct vdisk_image *image, struct vd_range guest, struct vdisk_extent *extent,
+                struct vdisk_error *err);
+
+/* What the images behind have for @guest, to which @image answered BACKING. */
+static int look_behind(struct vdisk_image *image, struct vd_range guest,
+                       struct vdisk_extent *extent, struct vdisk_error *err)
+{
+    struct vd_range shown;
+    int ret = vd_image_behind(image, guest, &shown, err);
+    if (ret < 0)
+        return ret;
+    if (shown.length == 0) {
+        /* Zeros behind the end of a short image are that image's word. */
+        *extent = (struct vdisk_extent){.offset = guest.offset,
+                                        .length = guest.length,
+                                        .flags = VDISK_EXTENT_ZERO | VDISK_EXTENT_PRESENT};
+    } else {
+        unsigned ticket = vd_format_enter(image->backing->format);
+        ret = look(image->backing, shown, extent, err);
+        vd_format_leave(image->backing->format, ticket);
+    }
+    extent->depth++;
+    return ret;
+}
+
+/* One mapping, or the part of it that the storage says is of one kind.  @image is entered. */
 static int look(struct vdisk_image *image, struct vd_range guest, struct vdisk_extent *extent,
                 struct vdisk_error *err)
 {
     struct vd_mapping mapping;
-    int ret = vd_format_map(image->format, guest, &mapping, err);
+    int ret = map(image, guest, &mapping, err);
     if (ret < 0)
         return ret;
+    if (mapping.kind == VD_MAP_BACKING)
+        return look_behind(image, mapping.guest, extent, err);
 
     *extent = (struct vdisk_extent){.offset = guest.offset, .length = mapping.guest.length};
     if (mapping.present)
@@ -20,18 +111,7 @@ static int look(struct vdisk_image *image, struct vd_range guest, struct vdisk_e
         extent->flags |= VDISK_EXTENT_ZERO;
         return 0;
     }
-
-    struct vd_storage_extent stored;
-    ret = vd_storage_extent(mapping.storage, vd_range(mapping.host_offset, mapping.guest.length),
-                            &stored, err);
-    if (ret < 0)
-        return ret;
-    extent->length = stored.length;
-    extent->flags |= stored.kind == VD_STORAGE_HOLE ? VDISK_EXTENT_ZERO : VDISK_EXTENT_DATA;
-    extent->flags |= VDISK_EXTENT_OFFSET;
-    extent->host_offset = mapping.host_offset;
-    extent->host_name = vd_storage_name(mapping.storage);
-    return 0;
+    return look_at_data(&mapping, extent, err);
 }
 
 /* Does @next carry on where @run ends, with nothing else about it? */

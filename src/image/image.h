@@ -26,11 +26,19 @@ int vd_image_open_on(struct vd_storage *file, const struct vdisk_open_options *o
 int vd_image_check_create(const char *format, const struct vdisk_create_options *options,
                           const struct vd_format_driver **driver, struct vdisk_error *err);
 
-/* Makes a new image in place, over whatever is at @place.  @is_durable: on stable storage when
- * this returns; else nothing is waited for. */
-int vd_image_create_at(const char *place, const struct vd_format_driver *driver,
+/*
+ * Makes a new image in place, over whatever is at @place.  @name: what it will be called in the
+ * end, for the names in it.  @is_durable: on stable storage when this returns; else nothing is
+ * waited for.
+ */
+int vd_image_create_at(const char *place, const char *name, const struct vd_format_driver *driver,
                        const struct vdisk_create_options *options, bool is_durable,
                        struct vdisk_error *err);
+
+/* Opens what @options name as the backing file of an image that will be called @name.  @flags: of
+ * enum vdisk_open_flag. */
+int vd_image_open_backing(const char *name, const struct vdisk_create_options *options,
+                          uint32_t flags, struct vdisk_image **image, struct vdisk_error *err);
 
 struct vd_format *vd_image_format(struct vdisk_image *image);
 

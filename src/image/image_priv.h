@@ -6,12 +6,35 @@
 #include "image/guard.h"
 #include "image/image.h"
 
-struct vdisk_image {
-    struct vd_storage *file;  /* owned */
-    struct vd_format *format; /* owned */
-    uint32_t cluster_bytes;   /* unit of allocation, at least 1 */
-    struct vd_guard guard;
+/*
+ * The last long run of a read-only image that is BACKING.  Whoever walks through the extents of a
+ * chain meets the same run again with every extent of the images behind it.
+ */
+struct vd_run {
+    struct vd_mutex lock;
+    struct vd_range guest; /* under lock; length 0: none is known */
 };
+
+struct vdisk_image {
+    struct vd_storage *file;     /* owned */
+    struct vd_format *format;    /* owned */
+    struct vdisk_image *backing; /* owned; NULL: none, or not opened */
+    char *backing_path;          /* for info() */
+    uint32_t cluster_bytes;      /* unit of allocation, at least 1 */
+    struct vd_guard guard;
+    struct vd_run known_backing;
+};
+
+void vd_run_init(struct vd_run *run);
+void vd_run_destroy(struct vd_run *run);
+
+/*
+ * What is in the backing image for @guest, to which this image answered BACKING: *shown gets the
+ * part of @guest, from its start, that the backing disk has; the rest is zero.  Fails if the
+ * backing image has not been opened.
+ */
+int vd_image_behind(const struct vdisk_image *image, struct vd_range guest, struct vd_range *shown,
+                    struct vdisk_error *err);
 
 /* Is [@offset, @offset + @length) within the disk, and @length no more than one request may have?
  */

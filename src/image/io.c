@@ -7,8 +7,10 @@
  * I2  An overwrite of allocated clusters takes no lock of the image.
  * I3  A request that has to allocate holds the clusters by the guard from before the allocation
  *     until their data is written and vd_format_write_done() was called.
- * I4  A fresh cluster is written whole where its storage does not read as zero: what the request
- *     does not cover is filled in the same write.
+ * I4  What a request does not cover of a fresh cluster is filled before the cluster is published:
+ *     with zeros where its storage does not read so, or with what the images behind have there.
+ * I5  A request that makes clusters read as zero holds them by the guard as well: an allocation
+ *     that had begun before would bring back what it filled the cluster with.
  */
 #include <assert.h>
 #include <inttypes.h>
@@ -18,6 +20,12 @@
 #include "image/image_priv.h"
 #include "util/iov.h"
 #include "util/mem.h"
+
+/* Edges of fresh clusters are filled with so much at a time. */
+#define FILL_BYTES (UINT64_C(2) << 20)
+
+/* Disks end at multiples of this. */
+#define END_BYTES 512u
 
 /* A request of the caller: buffers, and where they go. */
 struct request {
@@ -77,20 +85,55 @@ static int make_part(const struct request *request, struct vd_range guest, struc
     return 0;
 }
 
-static int read_mapping(const struct request *request, const struct vd_mapping *mapping,
-                        struct vdisk_error *err)
+int vd_image_behind(const struct vdisk_image *image, struct vd_range guest, struct vd_range *shown,
+                    struct vdisk_error *err)
+{
+    if (!image->backing)
+        return vd_err_set(err, EINVAL,
+                          "%s: what is at offset %" PRIu64
+                          " is in its backing file, which has not been opened",
+                          vd_storage_name(image->file), guest.offset);
+    uint64_t backing_bytes = vdisk_image_size(image->backing);
+    uint64_t start = vd_min(guest.offset, backing_bytes);
+    *shown = vd_range(start, vd_min(guest.length, backing_bytes - start));
+    return 0;
+}
+
+/* Zeros, or what a storage or the backing image has: @guest goes to the buffers it belongs to. */
+static int read_part(const struct request *request, const struct vd_mapping *mapping,
+                     struct vd_range guest, struct vdisk_error *err)
 {
     struct part part;
-    int ret = make_part(request, mapping->guest, &part, err);
+    if (guest.length == 0)
+        return 0;
+    int ret = make_part(request, guest, &part, err);
     if (ret < 0)
         return ret;
     if (mapping->kind == VD_MAP_ZERO)
         vd_iov_zero(part.iov, part.entries);
-    else
+    else if (mapping->kind == VD_MAP_DATA)
         ret =
             vd_storage_preadv(mapping->storage, part.iov, part.entries, mapping->host_offset, err);
+    else
+        ret =
+            vdisk_image_preadv(request->image->backing, part.iov, part.entries, guest.offset, err);
     free(part.owned);
     return ret;
+}
+
+static int read_mapping(const struct request *request, const struct vd_mapping *mapping,
+                        struct vdisk_error *err)
+{
+    static const struct vd_mapping zero = {.kind = VD_MAP_ZERO};
+    struct vd_range guest = mapping->guest;
+    struct vd_range shown = guest;
+    int ret = 0;
+    if (mapping->kind == VD_MAP_BACKING)
+        ret = vd_image_behind(request->image, guest, &shown, err);
+    if (ret == 0)
+        ret = read_part(request, mapping, shown, err);
+    guest = vd_range(guest.offset + shown.length, guest.length - shown.length);
+    return ret < 0 ? ret : read_part(request, &zero, guest, err);
 }
 
 static int read_all(const struct request *request, struct vdisk_error *err)
@@ -145,31 +188,6 @@ static int write_zero_mapping(const struct change *change, const struct vd_mappi
         mapping->storage, vd_range(mapping->host_offset, mapping->guest.length), flags, err);
 }
 
-/* I4: one write of head fill, data and tail fill. */
-static int write_filled(const struct change *change, const struct vd_mapping *mapping,
-                        struct vdisk_error *err)
-{
-    size_t head = (size_t)(mapping->guest.offset - mapping->clusters.offset);
-    size_t tail = (size_t)(vd_range_end(mapping->clusters) - vd_range_end(mapping->guest));
-    size_t zero_bytes = head > tail ? head : tail;
-    CLEANUP_FREE uint8_t *zeros = vd_alloc_io(zero_bytes);
-    size_t entries = (size_t)change->request->iov_entries + 2;
-    CLEANUP_FREE struct iovec *iov = vd_alloc_array(entries, sizeof(*iov));
-    if (!zeros || !iov)
-        return vd_err_nomem(err, "a request");
-    memset(zeros, 0, zero_bytes);
-
-    int used = 0;
-    if (head)
-        iov[used++] = (struct iovec){.iov_base = zeros, .iov_len = head};
-    used += vd_iov_part(iov + used, change->request->iov, change->request->iov_entries,
-                        (size_t)(mapping->guest.offset - change->request->guest.offset),
-                        (size_t)mapping->guest.length);
-    if (tail)
-        iov[used++] = (struct iovec){.iov_base = zeros, .iov_len = tail};
-    return vd_storage_pwritev(mapping->storage, iov, used, mapping->host_offset - head, err);
-}
-
 static int write_data_mapping(const struct change *change, const struct vd_mapping *mapping,
                               struct vdisk_error *err)
 {
@@ -182,17 +200,112 @@ static int write_data_mapping(const struct change *change, const struct vd_mappi
     return ret;
 }
 
+/* What a fresh mapping leaves of its clusters, before and behind what is written. */
+struct edges {
+    struct vd_range head;
+    struct vd_range tail;
+};
+
+static struct edges edges_of(const struct vd_mapping *mapping)
+{
+    uint64_t end = vd_range_end(mapping->guest);
+    return (struct edges){.head = vd_range(mapping->clusters.offset,
+                                           mapping->guest.offset - mapping->clusters.offset),
+                          .tail = vd_range(end, vd_range_end(mapping->clusters) - end)};
+}
+
+/* Where in the storage of @mapping is @guest, which is in its clusters? */
+static uint64_t host_offset_of(const struct vd_mapping *mapping, struct vd_range guest)
+{
+    return mapping->host_offset - mapping->guest.offset + guest.offset;
+}
+
+/* What the bytes of @guest were before: zeros, or those of the backing image. */
+static int read_fill(const struct change *change, const struct vd_mapping *mapping,
+                     struct vd_range guest, uint8_t *bytes, struct vdisk_error *err)
+{
+    struct vdisk_image *image = change->image;
+    struct vd_range shown = vd_range(guest.offset, 0);
+    uint64_t size = vdisk_image_size(image);
+    int ret = 0;
+    /* The last cluster may reach behind the end of the disk, where nothing ever shows. */
+    if (mapping->fill == VD_FILL_BACKING && guest.offset < size)
+        ret = vd_image_behind(
+            image, vd_range(guest.offset, vd_min(guest.length, size - guest.offset)), &shown, err);
+    if (ret == 0 && shown.length)
+        ret = vdisk_image_pread(image->backing, bytes, (size_t)shown.length, shown.offset, err);
+    memset(bytes + shown.length, 0, (size_t)(guest.length - shown.length));
+    return ret;
+}
+
+/* Edges of small clusters: one write of head, data and tail. */
+static int write_whole(const struct change *change, const struct vd_mapping *mapping,
+                       const struct edges *edges, struct vdisk_error *err)
+{
+    size_t head = (size_t)edges->head.length;
+    size_t tail = (size_t)edges->tail.length;
+    CLEANUP_FREE uint8_t *fill = vd_alloc_io(head + tail);
+    size_t entries = (size_t)change->request->iov_entries + 2;
+    CLEANUP_FREE struct iovec *iov = vd_alloc_array(entries, sizeof(*iov));
+    if (!fill || !iov)
+        return vd_err_nomem(err, "a request");
+    int ret = read_fill(change, mapping, edges->head, fill, err);
+    if (ret == 0)
+        ret = read_fill(change, mapping, edges->tail, fill + head, err);
+    if (ret < 0)
+        return ret;
+
+    int used = 0;
+    if (head)
+        iov[used++] = (struct iovec){.iov_base = fill, .iov_len = head};
+    used += vd_iov_part(iov + used, change->request->iov, change->request->iov_entries,
+                        (size_t)(mapping->guest.offset - change->request->guest.offset),
+                        (size_t)mapping->guest.length);
+    if (tail)
+        iov[used++] = (struct iovec){.iov_base = fill + head, .iov_len = tail};
+    return vd_storage_pwritev(mapping->storage, iov, used, mapping->host_offset - head, err);
+}
+
+static int write_edge(const struct change *change, const struct vd_mapping *mapping,
+                      struct vd_range edge, struct vdisk_error *err)
+{
+    if (edge.length == 0)
+        return 0;
+    if (mapping->fill == VD_FILL_ZERO)
+        return vd_storage_write_zeroes(
+            mapping->storage, vd_range(host_offset_of(mapping, edge), edge.length), 0, err);
+    size_t piece_bytes = (size_t)vd_min(edge.length, FILL_BYTES);
+    CLEANUP_FREE uint8_t *fill = vd_alloc_io(piece_bytes);
+    if (!fill)
+        return vd_err_nomem(err, "a request");
+    int ret = 0;
+    while (edge.length && ret == 0) {
+        struct vd_range piece = vd_range(edge.offset, vd_min(edge.length, piece_bytes));
+        ret = read_fill(change, mapping, piece, fill, err);
+        if (ret == 0)
+            ret = vd_storage_pwrite(mapping->storage, fill, (size_t)piece.length,
+                                    host_offset_of(mapping, piece), err);
+        edge = vd_range(edge.offset + piece.length, edge.length - piece.length);
+    }
+    return ret;
+}
+
+/* I4 */
 static int write_fresh(const struct change *change, const struct vd_mapping *mapping,
                        struct vdisk_error *err)
 {
-    if (change->request && mapping->fill == VD_FILL_ZERO)
-        return write_filled(change, mapping, err);
-    if (change->request)
-        return write_data_mapping(change, mapping, err);
-    /* Zeros into fresh clusters: fill and data are the same. */
-    uint64_t head = mapping->guest.offset - mapping->clusters.offset;
-    return vd_storage_write_zeroes(
-        mapping->storage, vd_range(mapping->host_offset - head, mapping->clusters.length), 0, err);
+    struct edges edges = edges_of(mapping);
+    if (mapping->fill != VD_FILL_NONE && edges.head.length + edges.tail.length > 0) {
+        if (change->request && edges.head.length + edges.tail.length <= FILL_BYTES)
+            return write_whole(change, mapping, &edges, err);
+        int ret = write_edge(change, mapping, edges.head, err);
+        if (ret == 0)
+            ret = write_edge(change, mapping, edges.tail, err);
+        if (ret < 0)
+            return ret;
+    }
+    return change->request ? write_data_mapping(change, mapping, err)
+                           : write_zero_mapping(change, mapping, err);
 }
 
 static int write_mapping(const struct change *change, const struct vd_mapping *mapping,
@@ -206,20 +319,27 @@ static int write_mapping(const struct change *change, const struct vd_mapping *m
     return ret;
 }
 
-/* I3: *done gets the length that was dealt with. */
+/* The clusters are held; *done gets the length that was dealt with. */
+static int allocate_and_write(const struct change *change, struct vd_range guest, uint64_t *done,
+                              struct vdisk_error *err)
+{
+    struct vd_mapping mapping;
+    int ret = vd_format_map_for_write(change->image->format, guest, true, &mapping, err);
+    if (ret == 0) {
+        *done = mapping.guest.length;
+        ret = write_mapping(change, &mapping, err);
+    }
+    return ret;
+}
+
+/* I3 */
 static int write_allocating(const struct change *change, struct vd_range guest, uint64_t *done,
                             struct vdisk_error *err)
 {
     struct vdisk_image *image = change->image;
     struct vd_guard_range mine;
-    struct vd_mapping mapping;
-
     vd_guard_hold(&image->guard, &mine, vd_range_expand(guest, image->cluster_bytes));
-    int ret = vd_format_map_for_write(image->format, guest, true, &mapping, err);
-    if (ret == 0) {
-        *done = mapping.guest.length;
-        ret = write_mapping(change, &mapping, err);
-    }
+    int ret = allocate_and_write(change, guest, done, err);
     vd_guard_release(&image->guard, &mine);
     return ret;
 }
@@ -265,20 +385,39 @@ int vdisk_image_pwrite(struct vdisk_image *image, const void *buf, size_t length
     return vdisk_image_pwritev(image, &iov, 1, offset, err);
 }
 
-/* Zeroes or discards as the format's map_zero() leads. */
-static int zero_all(const struct change *change, struct vd_range rest, unsigned flags,
-                    struct vdisk_error *err)
+/* Zeroes or discards as the format's map_zero() leads.  The clusters are held. */
+static int zero_held(const struct change *change, struct vd_range rest, unsigned flags,
+                     struct vdisk_error *err)
 {
     while (rest.length) {
         struct vd_mapping mapping;
         int ret = vd_format_map_zero(change->image->format, rest, flags, &mapping, err);
-        if (ret == 0 && mapping.kind == VD_MAP_DATA)
-            ret = write_mapping(change, &mapping, err);
         if (ret < 0)
             return ret;
-        rest = vd_range(vd_range_end(mapping.guest), rest.length - mapping.guest.length);
+        uint64_t done = mapping.guest.length;
+        if (mapping.kind == VD_MAP_DATA)
+            ret = write_mapping(change, &mapping, err);
+        else if (mapping.kind == VD_MAP_BACKING)
+            ret = allocate_and_write(change, mapping.guest, &done, err);
+        if (ret < 0)
+            return ret;
+        rest = vd_range(rest.offset + done, rest.length - done);
     }
     return 0;
+}
+
+/* I5 */
+static int zero_all(const struct change *change, struct vd_range guest, unsigned flags,
+                    struct vdisk_error *err)
+{
+    struct vdisk_image *image = change->image;
+    struct vd_guard_range mine;
+    if (guest.length == 0)
+        return 0;
+    vd_guard_hold(&image->guard, &mine, vd_range_expand(guest, image->cluster_bytes));
+    int ret = zero_held(change, guest, flags, err);
+    vd_guard_release(&image->guard, &mine);
+    return ret;
 }
 
 int vdisk_image_write_zeroes(struct vdisk_image *image, uint64_t offset, uint64_t length,
@@ -320,8 +459,34 @@ int vdisk_image_flush(struct vdisk_image *image, struct vdisk_error *err)
     return vd_format_flush(image->format, err);
 }
 
+/*
+ * What the end of the disk hid of the backing image stays hidden when the disk grows: if the last
+ * cluster is not whole, and not of this image yet, it becomes so.
+ */
+static int take_last_cluster(struct vdisk_image *image, struct vdisk_error *err)
+{
+    uint64_t size = vdisk_image_size(image);
+    if (vd_is_aligned(size, image->cluster_bytes) || vdisk_image_size(image->backing) <= size)
+        return 0;
+    struct vd_range last = vd_range(size - END_BYTES, END_BYTES);
+    uint8_t bytes[END_BYTES];
+    int ret = vdisk_image_pread(image, bytes, sizeof(bytes), last.offset, err);
+    return ret < 0 ? ret : vdisk_image_pwrite(image, bytes, sizeof(bytes), last.offset, err);
+}
+
 int vdisk_image_resize(struct vdisk_image *image, uint64_t size,
                        enum vdisk_preallocation preallocation, struct vdisk_error *err)
 {
-    return vd_format_resize(image->format, size, preallocation, err);
+    struct vd_format_info info;
+    struct vd_resize resize = {.size = size, .preallocation = preallocation};
+    int ret = vd_format_info(image->format, &info, err);
+    if (ret == 0 && info.backing_name && !image->backing)
+        ret = vd_err_set(err, EINVAL, "%s: can not be resized while its backing file is not open",
+                         vd_storage_name(image->file));
+    if (ret == 0 && image->backing) {
+        resize.backing_bytes = vdisk_image_size(image->backing);
+        if (size > vdisk_image_size(image))
+            ret = take_last_cluster(image, err);
+    }
+    return ret < 0 ? ret : vd_format_resize(image->format, &resize, err);
 }

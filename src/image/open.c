@@ -4,12 +4,15 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "format/driver.h"
+#include "image/chain.h"
 #include "image/image_priv.h"
+#include "image/named.h"
+#include "util/mem.h"
 
-#define OPEN_FLAGS_ALL                                                           \
-    (VDISK_OPEN_WRITE | VDISK_OPEN_SHARE | VDISK_OPEN_DIRECT | VDISK_OPEN_SYNC | \
-     VDISK_OPEN_UNSAFE | VDISK_OPEN_CHECK | VDISK_OPEN_SEQUENTIAL)
+#define OPEN_FLAGS_ALL                                                                      \
+    (VDISK_OPEN_WRITE | VDISK_OPEN_SHARE | VDISK_OPEN_DIRECT | VDISK_OPEN_SYNC |            \
+     VDISK_OPEN_UNSAFE | VDISK_OPEN_CHECK | VDISK_OPEN_SEQUENTIAL | VDISK_OPEN_NO_BACKING | \
+     VDISK_OPEN_FACTS)
 
 static int check_options(const struct vdisk_open_options *options, struct vdisk_error *err)
 {
@@ -23,6 +26,8 @@ static int check_options(const struct vdisk_open_options *options, struct vdisk_
                           options->flags & ~(uint32_t)OPEN_FLAGS_ALL);
     if ((options->flags & VDISK_OPEN_SHARE) && (options->flags & VDISK_OPEN_WRITE))
         return vd_err_set(err, EINVAL, "open options: sharing with a writer is for reading only");
+    if ((options->flags & VDISK_OPEN_FACTS) && (options->flags & VDISK_OPEN_WRITE))
+        return vd_err_set(err, EINVAL, "open options: facts alone are not for writing");
     return 0;
 }
 
@@ -46,64 +51,11 @@ int vd_image_storage_options(const struct vdisk_open_options *options,
     return 0;
 }
 
-/* The format the caller named, or what the content looks like; never a guess of raw to write to. */
-static int choose_format(struct vd_storage *file, const struct vdisk_open_options *options,
-                         const struct vd_format_driver **driver, struct vdisk_error *err)
-{
-    if (options->format) {
-        *driver = vd_format_find(options->format, err);
-        return *driver ? 0 : -EINVAL;
-    }
-    int ret = vd_format_probe(file, driver, err);
-    if (ret == 0 && !(*driver)->probe && (options->flags & VDISK_OPEN_WRITE))
-        return vd_err_set(err, EINVAL,
-                          "%s: no known format found in it: name the format to write to it, raw "
-                          "included (-f raw)",
-                          vd_storage_name(file));
-    return ret;
-}
-
-static int open_format(struct vdisk_image *image, const struct vdisk_open_options *options,
-                       struct vdisk_error *err)
-{
-    const struct vd_format_driver *driver;
-    int ret = choose_format(image->file, options, &driver, err);
-    if (ret < 0)
-        return ret;
-
-    struct vd_format_options format_options = {.cache_bytes = options->cache_bytes};
-    if (options->flags & VDISK_OPEN_WRITE)
-        format_options.flags |= VD_FORMAT_WRITE;
-    if (options->flags & VDISK_OPEN_CHECK)
-        format_options.flags |= VD_FORMAT_CHECK;
-    ret = vd_format_open(driver, image->file, &format_options, &image->format, err);
-    if (ret < 0)
-        return ret;
-
-    struct vd_format_info info;
-    ret = vd_format_info(image->format, &info, err);
-    image->cluster_bytes = info.cluster_bytes ? info.cluster_bytes : 1;
-    return ret;
-}
-
 int vd_image_open_on(struct vd_storage *file, const struct vdisk_open_options *options,
                      struct vdisk_image **image, struct vdisk_error *err)
 {
-    struct vdisk_image *img = calloc(1, sizeof(*img));
-    if (!img) {
-        vd_storage_close(file);
-        return vd_err_nomem(err, "an image");
-    }
-    img->file = file;
-    vd_guard_init(&img->guard);
-
-    int ret = open_format(img, options, err);
-    if (ret < 0) {
-        vdisk_image_close(img, NULL);
-        return ret;
-    }
-    *image = img;
-    return 0;
+    struct vd_chain_options chain = {.open = options};
+    return vd_image_open_chain_on(file, &chain, image, err);
 }
 
 int vdisk_image_open(const char *name, const struct vdisk_open_options *options,
@@ -113,23 +65,38 @@ int vdisk_image_open(const char *name, const struct vdisk_open_options *options,
     if (!options)
         options = &defaults;
 
-    struct vd_storage_options storage_options;
-    struct vd_storage *file;
-    int ret = vd_image_storage_options(options, &storage_options, err);
-    if (ret == 0)
-        ret = vd_storage_open(name, &storage_options, &file, err);
-    return ret < 0 ? ret : vd_image_open_on(file, options, image, err);
+    struct vd_chain_options chain = {.open = options};
+    return vd_image_open_chain(name, &chain, image, err);
+}
+
+/* Frees one image of a chain. */
+static int close_one(struct vdisk_image *image, struct vdisk_error *err)
+{
+    int ret = vd_format_close(image->format, err);
+    vd_storage_close(image->file);
+    vd_guard_destroy(&image->guard);
+    vd_run_destroy(&image->known_backing);
+    free(image->backing_path);
+    free(image);
+    return ret;
 }
 
 int vdisk_image_close(struct vdisk_image *image, struct vdisk_error *err)
 {
-    if (!image)
-        return 0;
-    int ret = vd_format_close(image->format, err);
-    vd_storage_close(image->file);
-    vd_guard_destroy(&image->guard);
-    free(image);
+    int ret = 0;
+    while (image) {
+        struct vdisk_image *backing = image->backing;
+        int closed = close_one(image, err);
+        if (ret == 0)
+            ret = closed;
+        image = backing;
+    }
     return ret;
+}
+
+struct vdisk_image *vdisk_image_backing(struct vdisk_image *image)
+{
+    return image->backing;
 }
 
 struct vd_format *vd_image_format(struct vdisk_image *image)
@@ -148,6 +115,20 @@ const char *vdisk_format_name(size_t index)
     return driver ? vd_format_driver_name(driver) : NULL;
 }
 
+/* The backing file's name as it would be opened; a name that means nothing has none. */
+static int find_backing_path(struct vdisk_image *image, const char *name, struct vdisk_error *err)
+{
+    free(image->backing_path);
+    image->backing_path = NULL;
+    struct vd_named named;
+    int ret = name ? vd_named_resolve(&named, vd_storage_name(image->file), name, NULL) : -ENOENT;
+    if (ret == 0)
+        image->backing_path = STEAL_PTR(named.path);
+    if (name)
+        vd_named_free(&named);
+    return ret == -ENOMEM ? vd_err_nomem(err, "the name of a file") : 0;
+}
+
 int vdisk_image_info(struct vdisk_image *image, struct vdisk_image_info *info,
                      struct vdisk_error *err)
 {
@@ -156,6 +137,8 @@ int vdisk_image_info(struct vdisk_image *image, struct vdisk_image_info *info,
                           info->struct_bytes, sizeof(*info));
     struct vd_format_info format_info;
     int ret = vd_format_info(image->format, &format_info, err);
+    if (ret == 0)
+        ret = find_backing_path(image, format_info.backing_name, err);
     if (ret < 0)
         return ret;
 
@@ -165,6 +148,11 @@ int vdisk_image_info(struct vdisk_image *image, struct vdisk_image_info *info,
         .cluster_bytes = format_info.cluster_bytes,
         .filename = vd_storage_name(image->file),
         .format = vd_format_driver_name(vd_format_driver_of(image->format)),
+        .variant = format_info.variant,
+        .backing_name = format_info.backing_name,
+        .backing_path = image->backing_path,
+        .backing_format = format_info.backing_format,
+        .data_name = format_info.data_name,
         .virtual_bytes = vdisk_image_size(image),
         .generation = format_info.generation,
     };

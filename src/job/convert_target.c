@@ -55,8 +55,8 @@ static int create_target(struct vd_convert_target *target,
         return ret;
     struct vdisk_open_options open = open_options(options);
     open.format = format;
-    ret = vd_image_create_at(vd_new_file_place(&target->file), driver, &create, target->is_durable,
-                             err);
+    ret = vd_image_create_at(vd_new_file_place(&target->file), options->target, driver, &create,
+                             target->is_durable, err);
     if (ret == 0)
         ret = vdisk_image_open(vd_new_file_place(&target->file), &open, &target->image, err);
     return ret < 0 ? ret : look_for_zeros(target, err);

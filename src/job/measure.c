@@ -27,20 +27,23 @@ static int count_data(struct vdisk_image *source, uint32_t cluster_bytes, uint64
     return 0;
 }
 
-int vdisk_measure(const char *format, uint64_t size, struct vdisk_image *source,
-                  struct vdisk_measure_result *result, struct vdisk_error *err)
+int vdisk_measure(const char *format, const struct vdisk_create_options *options,
+                  struct vdisk_image *source, struct vdisk_measure_result *result,
+                  struct vdisk_error *err)
 {
+    struct vdisk_create_options create = *options;
     const struct vd_format_driver *driver = vd_format_find(format, err);
     if (!driver)
         return -EINVAL;
 
     uint64_t data_bytes = 0;
     if (source) {
-        size = vdisk_image_size(source);
-        uint32_t cluster_bytes = vd_format_driver_cluster_bytes(driver);
+        create.size = vdisk_image_size(source);
+        uint32_t cluster_bytes =
+            create.cluster_bytes ? create.cluster_bytes : vd_format_driver_cluster_bytes(driver);
         int ret = count_data(source, cluster_bytes ? cluster_bytes : 1, &data_bytes, err);
         if (ret < 0)
             return ret;
     }
-    return vd_format_measure(driver, size, data_bytes, result, err);
+    return vd_format_measure(driver, &create, data_bytes, result, err);
 }

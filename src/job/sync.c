@@ -185,7 +185,7 @@ static int create_file(struct sync *sync, struct vdisk_error *err)
     struct vdisk_create_options create = {.struct_bytes = sizeof(create),
                                           .size = sync->source.header.size};
     const struct vd_format_driver *driver = vd_format_find("gow3", err);
-    ret = driver ? vd_format_create(driver, sync->file, &create, err) : -EINVAL;
+    ret = driver ? vd_format_create(driver, sync->file, NULL, &create, err) : -EINVAL;
     return ret < 0 ? ret : vd_replica_open(sync->file, &sync->replica, err);
 }
 

@@ -62,7 +62,7 @@ void vt_subject_create(struct vt_subject *subject, const char *format, enum vt_p
         const struct vd_format_driver *driver = vd_format_find(format, &err);
         assert_non_null(driver);
         VT_OK(vd_storage_mem_open(0, &subject->mem, &vt_err));
-        VT_OK(vd_format_create(driver, subject->mem, &options, &vt_err));
+        VT_OK(vd_format_create(driver, subject->mem, NULL, &options, &vt_err));
     } else {
         make_path(subject->path, sizeof(subject->path));
         VT_OK(vdisk_image_create(subject->path, format, &options, &vt_err));

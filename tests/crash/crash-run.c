@@ -242,7 +242,7 @@ static struct vt_pages *create_image(const struct vt_crash_plan *plan)
     struct vd_storage *snap;
     assert_non_null(driver);
     VT_OK(vt_snap_open(0, &snap, &vt_err));
-    VT_OK(vd_format_create(driver, snap, &options, &vt_err));
+    VT_OK(vd_format_create(driver, snap, NULL, &options, &vt_err));
     struct vt_pages *pages = vt_snap_pages(snap);
     vd_storage_close(snap);
     vt_pages_merge(pages); /* of the map, which every check reads */

@@ -246,7 +246,7 @@ static struct vd_storage *first_replica(struct run *run)
     VT_OK(vt_snap_open(0, &plain, &vt_err));
     const struct vd_format_driver *driver = vd_format_find("gow3", &err);
     assert_non_null(driver);
-    VT_OK(vd_format_create(driver, plain, &create, &vt_err));
+    VT_OK(vd_format_create(driver, plain, NULL, &create, &vt_err));
     struct master to = run->to;
     run->to = run->from;
     sync_to(run, plain, true);

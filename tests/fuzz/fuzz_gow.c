@@ -78,7 +78,7 @@ static struct base make_base(unsigned kind, bool is_used)
     struct vdisk_create_options options = {.struct_bytes = sizeof(options),
                                            .size = BASE_DISK_BYTES};
     const struct vd_format_driver *driver = vd_format_find(format_names[kind], NULL);
-    REQUIRE(driver && vd_format_create(driver, file, &options, NULL) == 0);
+    REQUIRE(driver && vd_format_create(driver, file, NULL, &options, NULL) == 0);
     if (is_used)
         write_some_blocks(overlay, format_names[kind]);
 

@@ -37,7 +37,7 @@ static inline void fixture_create(struct fixture *fix, uint32_t version, uint64_
     struct vdisk_create_options options = {.struct_bytes = sizeof(options), .size = size};
     VT_OK(vd_storage_mem_open(0, &fix->memory, &vt_err));
     VT_OK(vt_trace_open(fix->memory, VT_BORROW, NULL, &fix->file, &vt_err));
-    VT_OK(vd_format_create(gow_driver(version), fix->file, &options, &vt_err));
+    VT_OK(vd_format_create(gow_driver(version), fix->file, NULL, &options, &vt_err));
 }
 
 static inline void fixture_open_with(struct fixture *fix, struct vd_format_options options)

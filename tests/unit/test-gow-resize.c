@@ -6,7 +6,7 @@
 
 static void resize(struct fixture *fix, uint64_t size)
 {
-    VT_OK(vd_format_resize(fix->format, size, VDISK_PREALLOCATION_OFF, &vt_err));
+    VT_OK(vd_format_resize(fix->format, &(struct vd_resize){.size = size}, &vt_err));
     assert_int_equal(vd_format_size(fix->format), size);
     assert_int_equal(fixture_header(fix).size, size);
 }
@@ -67,10 +67,15 @@ static void test_limits(void **state)
         fixture_create(&fix, version, MIB);
         fixture_open(&fix, VD_FORMAT_WRITE);
         uint64_t limit = fix.layout.size_max;
-        VT_FAILS(EINVAL, vd_format_resize(fix.format, limit + 512, 0, &vt_err));
-        VT_FAILS(EINVAL, vd_format_resize(fix.format, MIB + 1, 0, &vt_err));
         VT_FAILS(EINVAL,
-                 vd_format_resize(fix.format, 2 * MIB, VDISK_PREALLOCATION_FALLOC, &vt_err));
+                 vd_format_resize(fix.format, &(struct vd_resize){.size = limit + 512}, &vt_err));
+        VT_FAILS(EINVAL,
+                 vd_format_resize(fix.format, &(struct vd_resize){.size = MIB + 1}, &vt_err));
+        VT_FAILS(EINVAL,
+                 vd_format_resize(fix.format,
+                                  &(struct vd_resize){.size = 2 * MIB,
+                                                      .preallocation = VDISK_PREALLOCATION_FALLOC},
+                                  &vt_err));
         assert_int_equal(vt_trace_count(fix.file, VT_WRITE), 0);
         resize(&fix, limit);
         assert_int_equal(fill(&fix, limit - 1, 1, 1), 0);
@@ -122,7 +127,7 @@ static void test_failed_flush(void **state)
         assert_int_equal(fill(&fix, 0, 5 * BLOCK, 1), 0);
         vt_fault_set(fault, (struct vt_fault_plan){
                                 .calls = VT_CALL_BIT(VT_FLUSH), .nth = nth, .error = EIO});
-        VT_FAILS(EIO, vd_format_resize(fix.format, BLOCK, 0, &vt_err));
+        VT_FAILS(EIO, vd_format_resize(fix.format, &(struct vd_resize){.size = BLOCK}, &vt_err));
         VT_FAILS(EIO, vd_format_map_for_write(fix.format, vd_range(0, 1), true, &mapping, &vt_err));
         VT_FAILS(EIO, vd_format_flush(fix.format, &vt_err));
         VT_FAILS(EIO, vd_format_close(fix.format, &vt_err));

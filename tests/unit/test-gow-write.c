@@ -45,12 +45,12 @@ static void test_limits(void **state)
     VT_OK(vd_storage_mem_open(0, &file, &vt_err));
     const struct vd_format_driver *driver = gow_driver(layout.version);
     options.size = layout.size_max + 512;
-    VT_FAILS(EINVAL, vd_format_create(driver, file, &options, &vt_err));
+    VT_FAILS(EINVAL, vd_format_create(driver, file, NULL, &options, &vt_err));
     options.size = 513;
-    VT_FAILS(EINVAL, vd_format_create(driver, file, &options, &vt_err));
+    VT_FAILS(EINVAL, vd_format_create(driver, file, NULL, &options, &vt_err));
     options.size = MIB;
     options.preallocation = VDISK_PREALLOCATION_FULL;
-    VT_FAILS(EINVAL, vd_format_create(driver, file, &options, &vt_err));
+    VT_FAILS(EINVAL, vd_format_create(driver, file, NULL, &options, &vt_err));
     vd_storage_close(file);
 }
 

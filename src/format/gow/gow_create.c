@@ -56,8 +56,10 @@ static int fill_map(struct vd_storage *file, const struct vd_gow_layout *layout,
 }
 
 int vd_gow_create(const struct vd_format_driver *driver, struct vd_storage *file,
-                  const struct vdisk_create_options *options, struct vdisk_error *err)
+                  struct vd_storage *data, const struct vdisk_create_options *options,
+                  struct vdisk_error *err)
 {
+    (void)data;
     uint32_t version = driver->variant;
     struct vd_gow_layout layout = vd_gow_layout_of(version);
     struct vd_gow_header header = {.version = version, .size = options->size};
@@ -74,14 +76,15 @@ int vd_gow_create(const struct vd_format_driver *driver, struct vd_storage *file
     return ret < 0 ? ret : vd_gow_header_write(file, &header, err);
 }
 
-int vd_gow_measure(const struct vd_format_driver *driver, uint64_t size, uint64_t data_bytes,
+int vd_gow_measure(const struct vd_format_driver *driver,
+                   const struct vdisk_create_options *options, uint64_t data_bytes,
                    struct vdisk_measure_result *result, struct vdisk_error *err)
 {
-    int ret = vd_gow_check_size(driver->variant, size, err);
+    int ret = vd_gow_check_size(driver->variant, options->size, err);
     if (ret < 0)
         return ret;
     struct vd_gow_layout layout = vd_gow_layout_of(driver->variant);
-    uint32_t blocks = vd_gow_block_count(size);
+    uint32_t blocks = vd_gow_block_count(options->size);
     uint32_t data_blocks = (uint32_t)vd_min(vd_div_up(data_bytes, VD_GOW_BLOCK_BYTES), blocks);
     *result = (struct vdisk_measure_result){
         .required_bytes = vd_gow_file_bytes(&layout, data_blocks),

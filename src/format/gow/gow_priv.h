@@ -155,10 +155,12 @@ int vd_gow_finish(struct vd_gow *gow, struct vdisk_error *err);
 /* ---- gow_create.c, gow_resize.c, gow_check.c ---- */
 
 int vd_gow_create(const struct vd_format_driver *driver, struct vd_storage *file,
-                  const struct vdisk_create_options *options, struct vdisk_error *err);
-int vd_gow_measure(const struct vd_format_driver *driver, uint64_t size, uint64_t data_bytes,
+                  struct vd_storage *data, const struct vdisk_create_options *options,
+                  struct vdisk_error *err);
+int vd_gow_measure(const struct vd_format_driver *driver,
+                   const struct vdisk_create_options *options, uint64_t data_bytes,
                    struct vdisk_measure_result *result, struct vdisk_error *err);
-int vd_gow_resize(struct vd_format *format, uint64_t size, enum vdisk_preallocation preallocation,
+int vd_gow_resize(struct vd_format *format, const struct vd_resize *resize,
                   struct vdisk_error *err);
 int vd_gow_check(struct vd_format *format, const struct vd_check *check, struct vdisk_error *err);
 

@@ -94,11 +94,11 @@ static int shrink(struct vd_format *format, uint64_t size, struct vdisk_error *e
     return ret < 0 ? ret : vd_gow_flush(format, err);
 }
 
-int vd_gow_resize(struct vd_format *format, uint64_t size, enum vdisk_preallocation preallocation,
-                  struct vdisk_error *err)
+int vd_gow_resize(struct vd_format *format, const struct vd_resize *resize, struct vdisk_error *err)
 {
     struct vd_gow *gow = format->state;
-    if (preallocation != VDISK_PREALLOCATION_OFF)
+    uint64_t size = resize->size;
+    if (resize->preallocation != VDISK_PREALLOCATION_OFF)
         return vd_err_set(err, EINVAL, "%s: preallocation: GOW images grow as they are written",
                           vd_storage_name(gow->file));
     int ret = vd_gow_check_size(gow->layout.version, size, err);

@@ -58,9 +58,11 @@ static int raw_set_size(struct vd_storage *file, uint64_t size, struct vdisk_err
 }
 
 static int raw_create(const struct vd_format_driver *driver, struct vd_storage *file,
-                      const struct vdisk_create_options *options, struct vdisk_error *err)
+                      struct vd_storage *data, const struct vdisk_create_options *options,
+                      struct vdisk_error *err)
 {
     (void)driver;
+    (void)data;
     uint64_t size;
     int ret = raw_size_of(options->size, &size, err);
     if (ret == 0)
@@ -70,13 +72,14 @@ static int raw_create(const struct vd_format_driver *driver, struct vd_storage *
     return ret;
 }
 
-static int raw_measure(const struct vd_format_driver *driver, uint64_t size, uint64_t data_bytes,
+static int raw_measure(const struct vd_format_driver *driver,
+                       const struct vdisk_create_options *options, uint64_t data_bytes,
                        struct vdisk_measure_result *result, struct vdisk_error *err)
 {
     (void)driver;
     (void)data_bytes; /* holes need no allocation, yet the file has the length of the disk */
     uint64_t rounded;
-    int ret = raw_size_of(size, &rounded, err);
+    int ret = raw_size_of(options->size, &rounded, err);
     if (ret == 0)
         *result = (struct vdisk_measure_result){.required_bytes = rounded,
                                                 .fully_allocated_bytes = rounded};
@@ -185,12 +188,12 @@ static int raw_map_zero(struct vd_format *format, struct vd_range guest, unsigne
     return ret;
 }
 
-static int raw_resize(struct vd_format *format, uint64_t size,
-                      enum vdisk_preallocation preallocation, struct vdisk_error *err)
+static int raw_resize(struct vd_format *format, const struct vd_resize *resize,
+                      struct vdisk_error *err)
 {
     uint64_t before = format->size;
     uint64_t rounded;
-    int ret = raw_size_of(size, &rounded, err);
+    int ret = raw_size_of(resize->size, &rounded, err);
     if (ret == 0)
         ret = raw_set_size(format->file, rounded, err);
     if (ret < 0)
@@ -199,7 +202,8 @@ static int raw_resize(struct vd_format *format, uint64_t size,
     format->size = rounded;
     raw->whole_bytes = rounded;
     if (rounded > before)
-        ret = raw_preallocate(format->file, vd_range(before, rounded - before), preallocation, err);
+        ret = raw_preallocate(format->file, vd_range(before, rounded - before),
+                              resize->preallocation, err);
     return ret < 0 ? ret : vd_storage_flush(format->file, err);
 }
 
