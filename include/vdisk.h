@@ -270,6 +270,8 @@ enum vdisk_preallocation {
  * @cluster_bytes: QED: power of two, 4 KiB to 64 MiB; default 64 KiB
  * @table_clusters: QED: clusters of a table, 1, 2, 4, 8 or 16; default 4
  * @network:       for a @backing on a server, or NULL
+ * @gate:          which files the images behind may name, or NULL for those in the directory of
+ *                 the @backing
  */
 struct vdisk_create_options {
     size_t struct_bytes;
@@ -282,6 +284,7 @@ struct vdisk_create_options {
     uint32_t cluster_bytes;
     uint32_t table_clusters;
     const struct vdisk_network_options *network;
+    const struct vdisk_gate *gate;
 };
 
 /** Flags of struct vdisk_create_options. */
@@ -298,8 +301,7 @@ enum vdisk_create_flag {
  * @err:     [out, may be NULL] the story
  *
  * A @backing is opened to see that it is there, and of its format; so the images behind it have to
- * be there too.  The caller names it, so no gate is asked about it, and the images behind it may be
- * in its directory.
+ * be there too.  The caller names it, so no gate is asked about it.
  *
  * Return: 0; -EINVAL: size or options outside the format's limits; -EAGAIN: locked by another
  * process; -ENOSPC, ...: the system.  On failure what was there before is untouched (but for a
@@ -681,6 +683,7 @@ enum vdisk_convert_flag {
  *                  2 MiB; default 4096.  Formats with clusters look at whole clusters.
  * @rate_bytes:     most bytes of data a second; default: no limit
  * @network:        for sources on servers, or NULL
+ * @gate:           which files the images may name, or NULL for none
  * @progress:       called now and then, or NULL; the phase is "copy"
  * @report:         told of each range that was salvaged, in words, or NULL; one call at a time
  * @opaque:         for @progress and @report
@@ -703,6 +706,7 @@ struct vdisk_convert_options {
     uint64_t sparse_bytes;
     uint64_t rate_bytes;
     const struct vdisk_network_options *network;
+    const struct vdisk_gate *gate;
     vdisk_progress_fn progress;
     vdisk_report_fn report;
     void *opaque;
@@ -961,6 +965,7 @@ typedef int (*vdisk_difference_fn)(void *opaque, uint64_t offset, uint64_t lengt
  * @open_flags:   VDISK_OPEN_SHARE, _DIRECT, _SEQUENTIAL
  * @workers:      pieces under way at once; default: twice the processors, at most 8; 64 at most
  * @network:      for images on servers, or NULL
+ * @gate:         which files the images may name, or NULL for none
  * @progress:     called now and then, or NULL; the phase is "compare"
  * @difference:   told of every difference, or NULL to end at the first; not with STRICT
  * @opaque:       for @progress and @difference
@@ -975,6 +980,7 @@ struct vdisk_compare_options {
     uint32_t open_flags;
     uint32_t reserved;
     const struct vdisk_network_options *network;
+    const struct vdisk_gate *gate;
     vdisk_progress_fn progress;
     vdisk_difference_fn difference;
     void *opaque;

@@ -30,7 +30,8 @@ enum vd_cli_common {
     VD_CLI_CACHE = 1 << 4,        /* -t CACHE: of what is written          */
     VD_CLI_SOURCE_CACHE = 1 << 5, /* -T CACHE: of what is read             */
     VD_CLI_PROGRESS = 1 << 6,     /* -p, --progress=FD; signals cancel     */
-    VD_CLI_NETWORK = 1 << 7       /* --timeout --retries --connections ... */
+    VD_CLI_NETWORK = 1 << 7,      /* --timeout --retries --connections ... */
+    VD_CLI_GATE = 1 << 8          /* --allow-path --allow-json --no-backing */
 };
 
 /* Keys of options that have no letter begin here; those of a verb at VD_CLI_KEY_VERB. */
@@ -85,6 +86,8 @@ struct vd_cli {
     int progress_fd; /* -1: none */
     struct vdisk_network_options network;
     char *password, *bearer; /* owned: read from files */
+    struct vdisk_gate gate;  /* its paths: owned, the list and not the words */
+    bool no_backing;
 
     /* What is left of the command line behind the options. */
     char **operands;
@@ -132,6 +135,19 @@ int vd_cli_parse_number(struct vd_cli *cli, const char *option, const char *text
 int vd_cli_parse_size(const char *option, const char *text, uint64_t *size);
 
 void vd_cli_print_help(const struct vd_cli_verb *verb);
+
+/* --- gateopt.c: which files an image may name ------------------------------------------------ */
+
+void vd_cli_gate_init(struct vd_cli *cli);
+void vd_cli_gate_destroy(struct vd_cli *cli);
+
+/* Take --allow-path, --allow-json and --no-backing.  Return VD_CLI_GO or the exit status. */
+int vd_cli_gate_allow_path(struct vd_cli *cli, const char *path);
+int vd_cli_gate_allow_json(struct vd_cli *cli);
+int vd_cli_gate_close(struct vd_cli *cli);
+
+/* Do the options go together?  Asked when all have been taken. */
+int vd_cli_gate_check(const struct vd_cli *cli);
 
 /* --- errors: one line on stderr, beginning with "vdisk: " ----------------------------------- */
 

@@ -160,7 +160,7 @@ static int check(struct vd_cli *cli, struct vdisk_image *image, enum vdisk_repai
 static struct vdisk_image *open_for_check(struct vd_cli *cli, enum vdisk_repair repair)
 {
     const char *name = cli->operands[0];
-    uint32_t flags = VDISK_OPEN_CHECK | cli->source_cache_flags;
+    uint32_t flags = VDISK_OPEN_CHECK | VDISK_OPEN_NO_BACKING | cli->source_cache_flags;
     struct vdisk_image *image = vd_cli_open(cli, name, cli->format, flags);
     if (!image || repair == VDISK_REPAIR_NONE)
         return image;
@@ -205,7 +205,7 @@ const struct vd_cli_verb vd_cmd_check = {
             "clusters but no corruptions, 63 the format has nothing to check.  With -r it is the\n"
             "state after the repair.  Findings are printed on standard error.\n",
     .common = VD_CLI_FORMAT | VD_CLI_QUIET | VD_CLI_SHARE | VD_CLI_OUTPUT | VD_CLI_SOURCE_CACHE |
-              VD_CLI_NETWORK,
+              VD_CLI_NETWORK | VD_CLI_GATE,
     .options = options,
     .run = run,
 };

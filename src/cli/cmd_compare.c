@@ -156,6 +156,7 @@ static int compare(struct vd_cli *cli, struct compare_args *args)
         .formats = {cli->format, args->second_format},
         .open_flags = cli->source_cache_flags | (cli->share ? VDISK_OPEN_SHARE : 0),
         .network = &cli->network,
+        .gate = &cli->gate,
         .progress = report,
         .difference = args->lists ? list_difference : NULL,
         .opaque = args,
@@ -198,7 +199,7 @@ const struct vd_cli_verb vd_cmd_compare = {
         "Exit status: 0 identical; 1 different, or wrong usage; 2 an image can not be opened;\n"
         "3 what is allocated can not be found out; 4 data can not be read.\n",
     .common = VD_CLI_FORMAT | VD_CLI_SHARE | VD_CLI_QUIET | VD_CLI_SOURCE_CACHE | VD_CLI_PROGRESS |
-              VD_CLI_OUTPUT | VD_CLI_NETWORK,
+              VD_CLI_OUTPUT | VD_CLI_NETWORK | VD_CLI_GATE,
     .options = options,
     .run = run,
 };

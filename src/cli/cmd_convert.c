@@ -191,6 +191,7 @@ static int convert(struct vd_cli *cli, struct convert_args *args)
     o->source_flags = cli->source_cache_flags | (cli->share ? VDISK_OPEN_SHARE : 0);
     o->target_flags = cli->cache_flags;
     o->network = &cli->network;
+    o->gate = &cli->gate;
     o->progress = vd_cli_progress;
     o->report = warn;
     o->opaque = cli;
@@ -231,7 +232,7 @@ const struct vd_cli_verb vd_cmd_convert = {
         "name when it is complete and on stable storage (-t unsafe: when it is complete); an\n"
         "older file of that name stays until then, and for good if anything fails.\n",
     .common = VD_CLI_FORMAT | VD_CLI_SHARE | VD_CLI_QUIET | VD_CLI_CACHE | VD_CLI_SOURCE_CACHE |
-              VD_CLI_PROGRESS | VD_CLI_OUTPUT | VD_CLI_NETWORK,
+              VD_CLI_PROGRESS | VD_CLI_OUTPUT | VD_CLI_NETWORK | VD_CLI_GATE,
     .options = options,
     .run = run,
 };

@@ -111,7 +111,7 @@ const struct vd_cli_verb vd_cmd_info = {
     .name = "info",
     .synopsis = "[-f FMT] [-U] [--output=human|json] [--backing-chain] FILE",
     .help = "Print facts about an image",
-    .common = VD_CLI_FORMAT | VD_CLI_SHARE | VD_CLI_OUTPUT | VD_CLI_NETWORK,
+    .common = VD_CLI_FORMAT | VD_CLI_SHARE | VD_CLI_OUTPUT | VD_CLI_NETWORK | VD_CLI_GATE,
     .options = options,
     .run = run,
 };

@@ -102,7 +102,7 @@ const struct vd_cli_verb vd_cmd_map = {
                 "[--output=human|json] FILE",
     .help = "Print where the bytes of a disk lie",
     .text = "For people, only runs that hold data; as JSON, all of them.\n",
-    .common = VD_CLI_FORMAT | VD_CLI_SHARE | VD_CLI_OUTPUT | VD_CLI_NETWORK,
+    .common = VD_CLI_FORMAT | VD_CLI_SHARE | VD_CLI_OUTPUT | VD_CLI_NETWORK | VD_CLI_GATE,
     .options = options,
     .run = run,
 };

@@ -25,6 +25,9 @@ enum {
     KEY_USER,
     KEY_PASSWORD_FILE,
     KEY_BEARER_FILE,
+    KEY_ALLOW_PATH,
+    KEY_ALLOW_JSON,
+    KEY_NO_BACKING,
 };
 
 #define TIMEOUT_SECONDS_MAX 86400u
@@ -59,6 +62,11 @@ static const struct common_option common_options[] = {
      {KEY_PASSWORD_FILE, "password-file", "FILE", "password is the first line of FILE"}},
     {VD_CLI_NETWORK,
      {KEY_BEARER_FILE, "bearer-file", "FILE", "bearer token is the first line of FILE"}},
+    {VD_CLI_GATE,
+     {KEY_ALLOW_PATH, "allow-path", "DIR", "images may also name files in DIR; may be repeated"}},
+    {VD_CLI_GATE, {KEY_ALLOW_JSON, "allow-json", NULL, "images may name files by json: names"}},
+    {VD_CLI_GATE,
+     {KEY_NO_BACKING, "no-backing", NULL, "open no file that an image names: such are refused"}},
     {VD_CLI_FORMAT, {KEY_IMAGE_OPTS, "image-opts", NULL, NULL}},
     {0, {KEY_HELP, "help", NULL, "print this help"}},
     {0, {'h', NULL, NULL, NULL}},
@@ -244,6 +252,12 @@ static int take_common(struct vd_cli *cli, int key, const char *value)
     case KEY_IMAGE_OPTS:
         return vd_cli_usage_error(cli, "--image-opts is not supported: name the image by its path "
                                        "or URL, and its format with -f");
+    case KEY_ALLOW_PATH:
+        return vd_cli_gate_allow_path(cli, value);
+    case KEY_ALLOW_JSON:
+        return vd_cli_gate_allow_json(cli);
+    case KEY_NO_BACKING:
+        return vd_cli_gate_close(cli);
     case KEY_HELP:
     case 'h':
         vd_cli_print_help(cli->verb);
@@ -308,6 +322,8 @@ int vd_cli_parse(struct vd_cli *cli, int argc, char **argv, vd_cli_option_fn tak
         vd_cli_error("out of memory for options");
     free(tables.letters);
     free(tables.longs);
+    if (status == VD_CLI_GO)
+        status = vd_cli_gate_check(cli);
     if (cli->quiet) { /* wins over -p and over JSON, as in qemu-img, whatever their order */
         cli->progress = false;
         cli->json = false;

@@ -62,12 +62,12 @@ int vd_image_check_create(const char *format, const struct vdisk_create_options 
 int vd_image_open_backing(const char *name, const struct vdisk_create_options *options,
                           uint32_t flags, struct vdisk_image **image, struct vdisk_error *err)
 {
-    struct vdisk_gate gate = {.struct_bytes = sizeof(gate), .flags = VDISK_GATE_BESIDE};
+    struct vdisk_gate beside = {.struct_bytes = sizeof(beside), .flags = VDISK_GATE_BESIDE};
     struct vdisk_open_options open = {.struct_bytes = sizeof(open),
                                       .flags = flags,
                                       .format = options->backing_format,
                                       .network = options->network,
-                                      .gate = &gate};
+                                      .gate = options->gate ? options->gate : &beside};
     struct vd_named named;
     int ret = vd_named_resolve(&named, name, options->backing, err);
     if (ret == 0)

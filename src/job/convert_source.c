@@ -35,6 +35,7 @@ int vd_convert_source_open(struct vd_convert_source *source,
         .flags = options->source_flags,
         .format = options->source_format,
         .network = options->network,
+        .gate = options->gate,
     };
     *source = (struct vd_convert_source){0};
     source->parts = vd_alloc_array(options->source_entries, sizeof(*source->parts));

@@ -12,6 +12,8 @@ static struct vdisk_open_options open_options(const struct vdisk_convert_options
         .struct_bytes = sizeof(struct vdisk_open_options),
         .flags = VDISK_OPEN_WRITE | options->target_flags,
         .format = options->target_format,
+        .network = options->network,
+        .gate = options->gate,
     };
 }
 

@@ -103,4 +103,15 @@ err_is ''
 want 1 'JSON to a full disk' sh -c '"$0" info --output=json a > /dev/full' "$C"
 err_has 'standard output'
 
+# --- which files images may name
+vdisk create -q -f raw named 1M
+want 1 'nothing and something' vdisk info --no-backing --allow-path=. named
+err_has '^vdisk: info: --no-backing permits nothing'
+want 1 'nothing and json: names' vdisk map --allow-json --no-backing named
+err_has '^vdisk: map: --no-backing permits nothing'
+want 1 'no directory' vdisk map --allow-path= named
+err_has '^vdisk: map: --allow-path: the name of a directory is wanted$'
+want 0 'two directories' vdisk info --allow-path=/nowhere --allow-path=. --allow-json named
+want 0 'nothing is named' vdisk map --no-backing named
+
 finish
