@@ -24,6 +24,7 @@ struct chain {
     size_t member_entries;
     unsigned level;
     const char *bearer; /* name of the image that is being opened */
+    bool is_trusted;    /* the name that is being opened is the caller's */
 };
 
 static bool is_same(const struct member *a, const struct member *b)
@@ -60,9 +61,8 @@ static int open_through_gate(struct chain *chain, const char *name,
                              struct vd_storage **storage, struct vdisk_error *err)
 {
     struct vd_gate_pass pass = {0};
-    bool is_trusted = chain->level == 0 && chain->options->trusts_names;
     int ret = vd_named_resolve(named, chain->bearer, name, err);
-    if (ret == 0 && !is_trusted)
+    if (ret == 0 && !chain->is_trusted)
         ret = vd_gate_ask(&chain->gate, name, named, &pass, err);
     if (ret == 0)
         ret = vd_storage_open(named->path, options, storage, err);
@@ -180,14 +180,18 @@ static int choose_backing_format(const struct chain *chain, struct vd_storage *f
         return *driver ? 0 : vd_err_prefix(err, -EINVAL, "%s: backing file: ", chain->bearer);
     }
     int ret = vd_format_probe(file, driver, err);
-    if (ret == 0 && !vd_format_driver_has_probe(*driver))
+    if (ret < 0 || vd_format_driver_has_probe(*driver))
+        return ret;
+    if (chain->is_trusted && chain->options->backing)
         return vd_err_set(err, EINVAL,
-                          "%s: does not say of which format its backing file '%s' is, and the "
-                          "content looks like none: if it is raw, say so in the image with "
-                          "'vdisk rebase -u -F raw -b %s %s'",
-                          chain->bearer, vd_storage_name(file), vd_storage_name(file),
-                          chain->bearer);
-    return ret;
+                          "backing file '%s': no known format found in it: name the format, raw "
+                          "included (-F raw)",
+                          vd_storage_name(file));
+    return vd_err_set(err, EINVAL,
+                      "%s: does not say of which format its backing file '%s' is, and the "
+                      "content looks like none: if it is raw, say so in the image with "
+                      "'vdisk rebase -u -F raw -b %s %s'",
+                      chain->bearer, vd_storage_name(file), vd_storage_name(file), chain->bearer);
 }
 
 static int new_image(struct vd_storage *file, struct vdisk_image **image, struct vdisk_error *err)
@@ -204,12 +208,28 @@ static int new_image(struct vd_storage *file, struct vdisk_image **image, struct
     return 0;
 }
 
+/* What is behind @image: by its own word, or by the caller's. */
+static int find_backing(struct chain *chain, struct vdisk_image *image, struct vd_backing *backing,
+                        struct vdisk_error *err)
+{
+    const struct vd_backing *instead = chain->level == 0 ? chain->options->backing : NULL;
+    struct vd_format_info info;
+    int ret = instead ? 0 : vd_format_info(image->format, &info, err);
+    if (ret < 0)
+        return ret;
+    *backing = instead
+                   ? *instead
+                   : (struct vd_backing){.name = info.backing_name, .format = info.backing_format};
+    chain->is_trusted = instead || (chain->level == 0 && chain->options->trusts_names);
+    return 0;
+}
+
 /* Opens the image behind @image, if it names one. */
 static int open_backing(struct chain *chain, struct vdisk_image *image, struct vdisk_error *err)
 {
-    struct vd_format_info info;
-    int ret = vd_format_info(image->format, &info, err);
-    if (ret < 0 || !info.backing_name)
+    struct vd_backing backing;
+    int ret = find_backing(chain, image, &backing, err);
+    if (ret < 0 || !backing.name)
         return ret;
     unsigned images_max = vd_gate_images_max(chain->options->open->gate);
     if (chain->level + 1 >= images_max)
@@ -226,17 +246,16 @@ static int open_backing(struct chain *chain, struct vdisk_image *image, struct v
     ret = storage_options(chain, is_writable_level(chain), &options, err);
     chain->level--;
     if (ret == 0)
-        ret = open_named(chain, "backing file", info.backing_name, &options, &file, &json_format,
-                         err);
+        ret = open_named(chain, "backing file", backing.name, &options, &file, &json_format, err);
     if (ret < 0)
         return ret;
-    bool was_trusted = chain->level == 0 && chain->options->trusts_names;
-    if (was_trusted && !chain->options->files)
+    if (chain->is_trusted && !chain->options->files)
         ret = vd_gate_trust_beside(&chain->gate, vd_storage_name(file), true, err);
     const struct vd_format_driver *driver = NULL;
     if (ret == 0)
-        ret = choose_backing_format(
-            chain, file, info.backing_format ? info.backing_format : json_format, &driver, err);
+        ret = choose_backing_format(chain, file, backing.format ? backing.format : json_format,
+                                    &driver, err);
+    chain->is_trusted = false;
     if (ret < 0) {
         vd_storage_close(file);
         return ret;
@@ -253,6 +272,7 @@ static int open_levels(struct chain *chain, struct vdisk_image *top, struct vdis
 {
     const struct vd_format_driver *driver;
     chain->bearer = vd_storage_name(top->file);
+    chain->is_trusted = chain->options->trusts_names;
     int ret = choose_top_format(chain, top->file, &driver, err);
     if (ret == 0 && !chain->options->files)
         ret = vd_gate_trust_beside(&chain->gate, chain->bearer, chain->options->trusts_names, err);

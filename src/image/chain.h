@@ -29,6 +29,8 @@ struct vd_chain_options {
     const struct vd_image_files *files; /* NULL: by the gate, from where they are */
     bool trusts_names; /* the caller gave the names in the top image: no gate is asked about them,
                           and images behind may name files in the directory of the backing file */
+    const struct vd_backing *backing; /* of the top image, in place of the one it names; the caller
+                          gave the name, as above.  NULL: as the image says */
     unsigned write_level; /* the image at this depth is opened for writing too; 0: none */
 };
 

@@ -52,9 +52,10 @@ static int map(struct vdisk_image *image, struct vd_range guest, struct vd_mappi
 }
 
 /* Data of a storage, of which holes may be known. */
-static int look_at_data(const struct vd_mapping *mapping, struct vdisk_extent *extent,
+static int look_at_data(const struct vd_mapping *mapping, struct vd_image_run *run,
                         struct vdisk_error *err)
 {
+    struct vdisk_extent *extent = &run->extent;
     struct vd_storage_extent stored;
     int ret = vd_storage_extent(
         mapping->storage, vd_range(mapping->host_offset, mapping->guest.length), &stored, err);
@@ -65,15 +66,16 @@ static int look_at_data(const struct vd_mapping *mapping, struct vdisk_extent *e
     extent->flags |= VDISK_EXTENT_OFFSET;
     extent->host_offset = mapping->host_offset;
     extent->host_name = vd_storage_name(mapping->storage);
+    run->storage = mapping->storage;
     return 0;
 }
 
-static int look(struct vdisk_image *image, struct vd_range guest, struct vdisk_extent *extent,
+static int look(struct vdisk_image *image, struct vd_range guest, struct vd_image_run *run,
                 struct vdisk_error *err);
 
 /* What the images behind have for @guest, to which @image answered BACKING. */
-static int look_behind(struct vdisk_image *image, struct vd_range guest,
-                       struct vdisk_extent *extent, struct vdisk_error *err)
+static int look_behind(struct vdisk_image *image, struct vd_range guest, struct vd_image_run *run,
+                       struct vdisk_error *err)
 {
     struct vd_range shown;
     int ret = vd_image_behind(image, guest, &shown, err);
@@ -81,29 +83,32 @@ static int look_behind(struct vdisk_image *image, struct vd_range guest,
         return ret;
     if (shown.length == 0) {
         /* Zeros behind the end of a short image are that image's word. */
-        *extent = (struct vdisk_extent){.offset = guest.offset,
-                                        .length = guest.length,
-                                        .flags = VDISK_EXTENT_ZERO | VDISK_EXTENT_PRESENT};
+        run->storage = NULL;
+        run->extent = (struct vdisk_extent){.offset = guest.offset,
+                                            .length = guest.length,
+                                            .flags = VDISK_EXTENT_ZERO | VDISK_EXTENT_PRESENT};
     } else {
         unsigned ticket = vd_format_enter(image->backing->format);
-        ret = look(image->backing, shown, extent, err);
+        ret = look(image->backing, shown, run, err);
         vd_format_leave(image->backing->format, ticket);
     }
-    extent->depth++;
+    run->extent.depth++;
     return ret;
 }
 
 /* One mapping, or the part of it that the storage says is of one kind.  @image is entered. */
-static int look(struct vdisk_image *image, struct vd_range guest, struct vdisk_extent *extent,
+static int look(struct vdisk_image *image, struct vd_range guest, struct vd_image_run *run,
                 struct vdisk_error *err)
 {
+    struct vdisk_extent *extent = &run->extent;
     struct vd_mapping mapping;
     int ret = map(image, guest, &mapping, err);
     if (ret < 0)
         return ret;
     if (mapping.kind == VD_MAP_BACKING)
-        return look_behind(image, mapping.guest, extent, err);
+        return look_behind(image, mapping.guest, run, err);
 
+    run->storage = NULL;
     *extent = (struct vdisk_extent){.offset = guest.offset, .length = mapping.guest.length};
     if (mapping.present)
         extent->flags |= VDISK_EXTENT_PRESENT;
@@ -111,37 +116,48 @@ static int look(struct vdisk_image *image, struct vd_range guest, struct vdisk_e
         extent->flags |= VDISK_EXTENT_ZERO;
         return 0;
     }
-    return look_at_data(&mapping, extent, err);
+    return look_at_data(&mapping, run, err);
 }
 
 /* Does @next carry on where @run ends, with nothing else about it? */
-static bool continues(const struct vdisk_extent *run, const struct vdisk_extent *next)
+static bool continues(const struct vd_image_run *run, const struct vd_image_run *next)
 {
-    if (next->flags != run->flags || next->depth != run->depth)
+    const struct vdisk_extent *a = &run->extent, *b = &next->extent;
+    if (b->flags != a->flags || b->depth != a->depth || next->storage != run->storage)
         return false;
-    return !(run->flags & VDISK_EXTENT_OFFSET) ||
-           (next->host_offset == run->host_offset + run->length &&
-            next->host_name == run->host_name);
+    return !(a->flags & VDISK_EXTENT_OFFSET) || b->host_offset == a->host_offset + a->length;
 }
 
-int vdisk_image_extent(struct vdisk_image *image, uint64_t offset, uint64_t length,
-                       struct vdisk_extent *extent, struct vdisk_error *err)
+int vd_image_look(struct vdisk_image *image, struct vd_range guest, struct vd_image_run *run,
+                  struct vdisk_error *err)
 {
-    int ret = vd_image_check_request(image, offset, length, err);
-    if (ret == 0 && length == 0)
+    int ret = vd_image_check_request(image, guest.offset, guest.length, err);
+    if (ret == 0 && guest.length == 0)
         ret = vd_err_set(err, EINVAL, "extent: a length of 0 bytes");
     if (ret < 0)
         return ret;
 
     unsigned ticket = vd_format_enter(image->format);
-    struct vdisk_extent next;
-    ret = look(image, vd_range(offset, length), extent, err);
-    while (ret == 0 && extent->length < length) {
-        ret = look(image, vd_range(offset + extent->length, length - extent->length), &next, err);
-        if (ret < 0 || !continues(extent, &next))
+    struct vdisk_extent *extent = &run->extent;
+    struct vd_image_run next;
+    ret = look(image, guest, run, err);
+    while (ret == 0 && extent->length < guest.length) {
+        ret = look(image, vd_range(guest.offset + extent->length, guest.length - extent->length),
+                   &next, err);
+        if (ret < 0 || !continues(run, &next))
             break;
-        extent->length += next.length;
+        extent->length += next.extent.length;
     }
     vd_format_leave(image->format, ticket);
+    return ret;
+}
+
+int vdisk_image_extent(struct vdisk_image *image, uint64_t offset, uint64_t length,
+                       struct vdisk_extent *extent, struct vdisk_error *err)
+{
+    struct vd_image_run run;
+    int ret = vd_image_look(image, vd_range(offset, length), &run, err);
+    if (ret == 0)
+        *extent = run.extent;
     return ret;
 }

@@ -42,4 +42,18 @@ int vd_image_open_backing(const char *name, const struct vdisk_create_options *o
 
 struct vd_format *vd_image_format(struct vdisk_image *image);
 
+/* A run of one kind, and the storage that its bytes are in. */
+struct vd_image_run {
+    struct vdisk_extent extent;
+    struct vd_storage *storage; /* NULL without VDISK_EXTENT_OFFSET */
+};
+
+/* vdisk_image_extent() with the storage itself. */
+int vd_image_look(struct vdisk_image *image, struct vd_range guest, struct vd_image_run *run,
+                  struct vdisk_error *err);
+
+/* Takes the image behind @image out, for the caller to close; NULL if there is none.  From then on
+ * @image does not know it any more. */
+struct vdisk_image *vd_image_take_backing(struct vdisk_image *image);
+
 #endif

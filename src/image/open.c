@@ -99,6 +99,11 @@ struct vdisk_image *vdisk_image_backing(struct vdisk_image *image)
     return image->backing;
 }
 
+struct vdisk_image *vd_image_take_backing(struct vdisk_image *image)
+{
+    return STEAL_PTR(image->backing);
+}
+
 struct vd_format *vd_image_format(struct vdisk_image *image)
 {
     return image->format;
