@@ -61,11 +61,11 @@ static void gow_free(struct vd_gow *gow)
     for (uint32_t i = 0; gow->bumped && i < VD_GOW_REGIONS; i++)
         free(gow->bumped[i]);
     free(gow->bumped);
-    vd_gow_bits_free(&gow->used);
-    vd_gow_bits_free(&gow->unmapped);
-    vd_gow_bits_free(&gow->unmapping);
-    vd_gow_bits_free(&gow->durable);
-    vd_gow_bits_free(&gow->waiting);
+    vd_bits_free(&gow->used);
+    vd_bits_free(&gow->unmapped);
+    vd_bits_free(&gow->unmapping);
+    vd_bits_free(&gow->durable);
+    vd_bits_free(&gow->waiting);
     vd_table_cache_destroy(&gow->tables);
     vd_mutex_destroy(&gow->alloc_lock);
     vd_mutex_destroy(&gow->flush_lock);

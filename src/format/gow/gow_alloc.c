@@ -7,7 +7,7 @@
 
 #define SCAN_BYTES (1u << 20)
 
-static int add_entry(struct vd_gow *gow, struct vd_gow_bits *used, uint32_t hosts, uint32_t block,
+static int add_entry(struct vd_gow *gow, struct vd_bits *used, uint32_t hosts, uint32_t block,
                      uint32_t host, struct vdisk_error *err)
 {
     if (host == VD_GOW_UNALLOCATED)
@@ -17,19 +17,19 @@ static int add_entry(struct vd_gow *gow, struct vd_gow_bits *used, uint32_t host
                           "%s: map entry of block %" PRIu32 ": host block %" PRIu32
                           " is not in the file, which has %" PRIu32 ": run vdisk check",
                           vd_storage_name(gow->file), block, host, hosts);
-    if (vd_gow_bits_has(used, host))
+    if (vd_bits_has(used, host))
         return vd_err_set(err, EBADMSG,
                           "%s: map entry of block %" PRIu32 ": host block %" PRIu32
                           " belongs to another block too: run vdisk check",
                           vd_storage_name(gow->file), block, host);
-    int ret = vd_gow_bits_reserve(used, host + 1, err);
+    int ret = vd_bits_reserve(used, host + 1, err);
     if (ret == 0)
-        vd_gow_bits_add(used, host);
+        vd_bits_add(used, host);
     return ret;
 }
 
 /* From the file, which is up to date: nothing in the map has been changed yet. */
-static int read_used(struct vd_gow *gow, uint32_t hosts, struct vd_gow_bits *used,
+static int read_used(struct vd_gow *gow, uint32_t hosts, struct vd_bits *used,
                      struct vdisk_error *err)
 {
     uint32_t blocks = vd_gow_block_count(gow->format->size);
@@ -56,14 +56,14 @@ static int scan_alone(struct vd_gow *gow, struct vdisk_error *err) VD_REQUIRES(g
     if (ret < 0)
         return ret;
     uint32_t hosts = vd_gow_host_count(&gow->layout, file_bytes);
-    struct vd_gow_bits used = {0};
+    struct vd_bits used = {0};
     ret = read_used(gow, hosts, &used, err);
     /* A tail that is no whole block is nobody's, and must not shine through when the file grows. */
     if (ret == 0 && gow->can_resize && vd_gow_tail_bytes(&gow->layout, file_bytes))
         ret = vd_storage_resize(gow->file, file_bytes - vd_gow_tail_bytes(&gow->layout, file_bytes),
                                 err);
     if (ret < 0) {
-        vd_gow_bits_free(&used);
+        vd_bits_free(&used);
         return ret;
     }
     vd_mutex_lock(&gow->tables.lock);
@@ -91,15 +91,15 @@ int vd_gow_scan(struct vd_gow *gow, struct vdisk_error *err)
 static int take_free_locked(struct vd_gow *gow, uint32_t wanted, struct vd_gow_space *space,
                             struct vdisk_error *err) VD_REQUIRES(gow->tables.lock)
 {
-    int ret = vd_gow_bits_reserve(&gow->used, gow->file_hosts, err);
+    int ret = vd_bits_reserve(&gow->used, gow->file_hosts, err);
     if (ret < 0)
         return ret;
-    space->host = vd_gow_bits_first_missing(&gow->used);
+    space->host = vd_bits_first_missing(&gow->used);
     space->count = 0;
     space->fill = VD_FILL_ZERO; /* whatever was written there before */
     while (space->count < wanted && space->host + space->count < gow->file_hosts &&
-           !vd_gow_bits_has(&gow->used, space->host + space->count))
-        vd_gow_bits_add(&gow->used, space->host + space->count++);
+           !vd_bits_has(&gow->used, space->host + space->count))
+        vd_bits_add(&gow->used, space->host + space->count++);
     return 0;
 }
 
@@ -123,9 +123,9 @@ static int take_at_end(struct vd_gow *gow, uint32_t hosts, uint32_t wanted,
 
     vd_mutex_lock(&gow->tables.lock);
     gow->file_hosts = hosts + wanted;
-    ret = vd_gow_bits_reserve(&gow->used, gow->file_hosts, err);
+    ret = vd_bits_reserve(&gow->used, gow->file_hosts, err);
     for (uint32_t i = 0; ret == 0 && i < wanted; i++)
-        vd_gow_bits_add(&gow->used, hosts + i);
+        vd_bits_add(&gow->used, hosts + i);
     vd_mutex_unlock(&gow->tables.lock);
     *space = (struct vd_gow_space){.host = hosts, .count = wanted, .fill = VD_FILL_NONE};
     return ret;
@@ -148,13 +148,13 @@ int vd_gow_take(struct vd_gow *gow, uint32_t wanted, struct vd_gow_space *space,
 void vd_gow_give_back_locked(struct vd_gow *gow, uint32_t host, uint32_t count)
 {
     for (uint32_t i = 0; i < count; i++)
-        vd_gow_bits_remove(&gow->used, host + i);
+        vd_bits_remove(&gow->used, host + i);
 }
 
 int vd_gow_trim(struct vd_gow *gow, struct vdisk_error *err)
 {
     vd_mutex_lock(&gow->tables.lock);
-    uint32_t hosts = gow->used_is_known ? vd_gow_bits_end(&gow->used) : gow->file_hosts;
+    uint32_t hosts = gow->used_is_known ? vd_bits_end(&gow->used) : gow->file_hosts;
     bool is_longer = hosts < gow->file_hosts;
     vd_mutex_unlock(&gow->tables.lock);
     if (!is_longer || !gow->can_resize)

@@ -61,8 +61,8 @@ static bool may_lack_version(const struct vd_gow_check_run *run, uint32_t block)
 }
 
 enum vd_gow_finding vd_gow_check_entry(const struct vd_gow_check_run *run,
-                                       const struct vd_gow_bits *seen, uint32_t block,
-                                       uint32_t host, uint32_t version)
+                                       const struct vd_bits *seen, uint32_t block, uint32_t host,
+                                       uint32_t version)
 {
     if (host == VD_GOW_UNALLOCATED)
         return VD_GOW_SOUND;
@@ -72,7 +72,7 @@ enum vd_gow_finding vd_gow_check_entry(const struct vd_gow_check_run *run,
                       vd_gow_tail_bytes(&run->gow->layout, run->file_bytes) > 0;
     if (host >= run->hosts && !is_cut_off)
         return VD_GOW_NOT_THERE;
-    if (vd_gow_bits_has(seen, host))
+    if (vd_bits_has(seen, host))
         return VD_GOW_DUPLICATE;
     if (is_cut_off)
         return VD_GOW_CUT_OFF;
@@ -101,9 +101,9 @@ static void report_entry(const struct vd_gow_check_run *run, enum vd_gow_finding
 
 static int add_seen(struct vd_gow_check_run *run, uint32_t host, struct vdisk_error *err)
 {
-    int ret = vd_gow_bits_reserve(&run->seen, host + 1, err);
+    int ret = vd_bits_reserve(&run->seen, host + 1, err);
     if (ret == 0)
-        vd_gow_bits_add(&run->seen, host);
+        vd_bits_add(&run->seen, host);
     return ret;
 }
 
@@ -141,7 +141,7 @@ static int check_one(struct vd_gow_check_run *run, uint32_t block, uint32_t host
     case VD_GOW_PAST_END:
         /* While the entry is there its host block is no leak: somebody may want it back. */
         if (run->check->repair == VDISK_REPAIR_ALL || host >= run->hosts ||
-            vd_gow_bits_has(&run->seen, host))
+            vd_bits_has(&run->seen, host))
             return 0;
         return add_seen(run, host, err);
     case VD_GOW_NOT_THERE:
@@ -233,6 +233,6 @@ int vd_gow_check(struct vd_format *format, const struct vd_check *check, struct 
         return ret;
     run.hosts = vd_gow_host_count(&gow->layout, run.file_bytes);
     ret = check_all(&run, err);
-    vd_gow_bits_free(&run.seen);
+    vd_bits_free(&run.seen);
     return ret;
 }

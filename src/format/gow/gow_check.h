@@ -15,8 +15,8 @@ struct vd_gow_check_run {
     bool tail_is_used;   /* an entry leads to the incomplete host block at the end of the file: */
     uint32_t tail_block; /* that of this block */
     uint64_t header_findings;
-    struct vd_gow_bits seen; /* host blocks that an entry leads to */
-    uint32_t last_host;      /* of the last allocated block; VD_GOW_UNALLOCATED: none yet */
+    struct vd_bits seen; /* host blocks that an entry leads to */
+    uint32_t last_host;  /* of the last allocated block; VD_GOW_UNALLOCATED: none yet */
 };
 
 /* What is wrong with one map entry. */
@@ -31,8 +31,8 @@ enum vd_gow_finding {
 
 /* Looks at the entry of @block; with the same @seen, always the same answer. */
 enum vd_gow_finding vd_gow_check_entry(const struct vd_gow_check_run *run,
-                                       const struct vd_gow_bits *seen, uint32_t block,
-                                       uint32_t host, uint32_t version);
+                                       const struct vd_bits *seen, uint32_t block, uint32_t host,
+                                       uint32_t version);
 
 /* A part of both tables. */
 struct vd_gow_part {

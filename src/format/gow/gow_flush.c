@@ -15,7 +15,7 @@ static int take_changes(struct vd_gow *gow, bool is_last, struct vd_table_snapsh
     if (ret == 0) {
         gow->map_has_changed = false;
         assert(gow->unmapping.count == 0);
-        struct vd_gow_bits unmapped = gow->unmapped;
+        struct vd_bits unmapped = gow->unmapped;
         gow->unmapped = gow->unmapping;
         gow->unmapping = unmapped;
     }
@@ -24,24 +24,24 @@ static int take_changes(struct vd_gow *gow, bool is_last, struct vd_table_snapsh
 }
 
 /* Moves all of @from to @to, which has none of them. */
-static void move_all(struct vd_gow_bits *to, struct vd_gow_bits *from)
+static void move_all(struct vd_bits *to, struct vd_bits *from)
 {
     if (to->count == 0) {
-        struct vd_gow_bits empty = *to;
+        struct vd_bits empty = *to;
         *to = *from;
         *from = empty;
-    } else if (vd_gow_bits_reserve(to, vd_gow_bits_end(from), NULL) == 0) {
-        vd_gow_bits_add_all(to, from);
+    } else if (vd_bits_reserve(to, vd_bits_end(from), NULL) == 0) {
+        vd_bits_add_all(to, from);
     } /* else they stay used until the next session looks at the map */
-    vd_gow_bits_clear(from);
+    vd_bits_clear(from);
 }
 
 /* G4: host blocks that may be used again now, in *idle, and still are in `used`. */
-static void take_idle(struct vd_gow *gow, struct vd_gow_bits *idle)
+static void take_idle(struct vd_gow *gow, struct vd_bits *idle)
 {
     vd_mutex_lock(&gow->tables.lock);
     move_all(&gow->durable, &gow->unmapping);
-    *idle = (struct vd_gow_bits){0};
+    *idle = (struct vd_bits){0};
     for (;;) {
         if (gow->waiting.count == 0 && gow->durable.count > 0) {
             move_all(&gow->waiting, &gow->durable);
@@ -57,11 +57,11 @@ static void take_idle(struct vd_gow *gow, struct vd_gow_bits *idle)
 /* Gives the space of unmapped blocks back. */
 static void release_unmapped(struct vd_gow *gow)
 {
-    struct vd_gow_bits idle;
+    struct vd_bits idle;
     take_idle(gow, &idle);
     uint32_t host;
     uint32_t count;
-    for (uint32_t from = 0; (count = vd_gow_bits_next_run(&idle, from, &host)) > 0;
+    for (uint32_t from = 0; (count = vd_bits_next_run(&idle, from, &host)) > 0;
          from = host + count) {
         /* A failure costs space, no data: it is not worth failing for. */
         (void)vd_storage_discard(
@@ -72,7 +72,7 @@ static void release_unmapped(struct vd_gow *gow)
         vd_gow_give_back_locked(gow, host, count);
         vd_mutex_unlock(&gow->tables.lock);
     }
-    vd_gow_bits_free(&idle);
+    vd_bits_free(&idle);
 }
 
 static int write_changes(struct vd_gow *gow, bool is_last, struct vdisk_error *err)

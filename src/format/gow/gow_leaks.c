@@ -8,7 +8,7 @@
 
 struct leaks {
     struct vd_gow_check_run *run;
-    const struct vd_gow_bits *used;
+    const struct vd_bits *used;
     uint32_t end; /* host blocks from here on are free */
     void *buffer; /* room for a block */
     bool knows_holes;
@@ -81,7 +81,7 @@ static int for_each_free(struct leaks *leaks, uint32_t first, uint32_t end,
     int ret = 0;
     while (first < end && ret == 0) {
         uint32_t start = end;
-        uint32_t count = vd_gow_bits_next_run(leaks->used, first, &start);
+        uint32_t count = vd_bits_next_run(leaks->used, first, &start);
         start = (uint32_t)vd_min(start, end);
         if (start > first)
             ret = fn(leaks, first, start, err);
@@ -137,7 +137,7 @@ int vd_gow_check_leaks(struct vd_gow_check_run *run, bool must_give_back, struct
 {
     struct vd_gow *gow = run->gow;
     struct vdisk_check_result *result = run->check->result;
-    struct vd_gow_bits used = run->seen;
+    struct vd_bits used = run->seen;
     vd_mutex_lock(&gow->tables.lock);
     if (gow->used_is_known)
         used = gow->used; /* repairs have moved blocks */
@@ -154,7 +154,7 @@ int vd_gow_check_leaks(struct vd_gow_check_run *run, bool must_give_back, struct
     struct leaks leaks = {
         .run = run,
         .used = &used,
-        .end = vd_gow_bits_end(&used),
+        .end = vd_bits_end(&used),
         .buffer = buffer,
         .knows_holes = (vd_storage_caps(gow->file) & VD_STORAGE_CAN_EXTENTS) != 0,
     };

@@ -19,7 +19,7 @@
 #define VD_FORMAT_GOW_GOW_PRIV_H
 
 #include "format/driver.h"
-#include "format/gow/gow_bits.h"
+#include "format/bits.h"
 #include "format/gow/gow_header.h"
 #include "format/table_cache.h"
 
@@ -43,11 +43,11 @@ struct vd_gow {
     bool map_has_changed;         /* since the last flush began */
     uint32_t file_hosts;          /* whole host blocks in the file */
     bool used_is_known;           /* G5 */
-    struct vd_gow_bits used;      /* host blocks in the map, fresh, or in one of the sets below */
-    struct vd_gow_bits unmapped;  /* since the last flush began */
-    struct vd_gow_bits unmapping; /* their unmapping is being made durable */
-    struct vd_gow_bits durable;   /* it is */
-    struct vd_gow_bits waiting;   /* that, and for the requests before waiting_point to leave */
+    struct vd_bits used;          /* host blocks in the map, fresh, or in one of the sets below */
+    struct vd_bits unmapped;      /* since the last flush began */
+    struct vd_bits unmapping;     /* their unmapping is being made durable */
+    struct vd_bits durable;       /* it is */
+    struct vd_bits waiting;       /* that, and for the requests before waiting_point to leave */
     unsigned waiting_point;
     uint8_t **bumped; /* by region, or NULL: blocks whose version went up in this session */
 };

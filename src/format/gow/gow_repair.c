@@ -114,10 +114,10 @@ static int mend(struct vd_gow_check_run *run, enum vd_gow_finding finding, uint3
 static int mend_map(struct vd_gow_check_run *run, struct vdisk_error *err)
 {
     struct vd_gow_part part;
-    struct vd_gow_bits seen = {0};
+    struct vd_bits seen = {0};
     int ret = vd_gow_part_alloc(&part, err);
     if (ret == 0)
-        ret = vd_gow_bits_reserve(&seen, run->hosts, err);
+        ret = vd_bits_reserve(&seen, run->hosts, err);
     for (uint32_t first = 0; first < run->gow->layout.map_entries && ret == 0;
          first += VD_GOW_PART_ENTRIES) {
         ret = vd_gow_part_read(run, first, &part, err);
@@ -127,11 +127,11 @@ static int mend_map(struct vd_gow_check_run *run, struct vdisk_error *err)
                 vd_gow_check_entry(run, &seen, first + i, host, le32_get(part.versions[i]));
             bool is_first = finding == VD_GOW_SOUND || finding == VD_GOW_UNVERSIONED;
             if (is_first && host != VD_GOW_UNALLOCATED)
-                vd_gow_bits_add(&seen, host);
+                vd_bits_add(&seen, host);
             ret = mend(run, finding, first + i, host, err);
         }
     }
-    vd_gow_bits_free(&seen);
+    vd_bits_free(&seen);
     vd_gow_part_free(&part);
     return ret;
 }
@@ -147,7 +147,7 @@ int vd_gow_repair(struct vd_gow_check_run *run, struct vdisk_error *err)
             ret = complete_tail(run, err);
         vd_mutex_lock(&gow->tables.lock);
         gow->used = run->seen;
-        run->seen = (struct vd_gow_bits){0};
+        run->seen = (struct vd_bits){0};
         gow->used_is_known = true;
         gow->file_hosts = run->hosts;
         vd_mutex_unlock(&gow->tables.lock);

@@ -103,11 +103,11 @@ void vd_gow_write_done(struct vd_format *format, const struct vd_mapping *mappin
 
 int vd_gow_unmap_locked(struct vd_gow *gow, const struct vd_gow_run *run, struct vdisk_error *err)
 {
-    int ret = vd_gow_bits_reserve(&gow->unmapped, gow->file_hosts, err);
+    int ret = vd_bits_reserve(&gow->unmapped, gow->file_hosts, err);
     if (ret < 0)
         return ret;
     for (uint32_t i = 0; i < run->count; i++)
-        vd_gow_bits_add(&gow->unmapped, run->host + i); /* G4 */
+        vd_bits_add(&gow->unmapped, run->host + i); /* G4 */
     vd_gow_set_entries_locked(gow, run, VD_GOW_UNALLOCATED);
     return 0;
 }

@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "format/gow/gow_bits.h"
+#include "format/bits.h"
 #include "util/mem.h"
 #include "util/mutex.h"
 
@@ -22,8 +22,8 @@ struct vd_replica {
     struct le32 *versions; /* likewise */
     int failed;            /* 0, or the negative errno of the change that failed */
 
-    struct vd_mutex lock;    /* after: none; before: none.  For the field below */
-    struct vd_gow_bits used; /* host blocks that must not be overwritten */
+    struct vd_mutex lock; /* after: none; before: none.  For the field below */
+    struct vd_bits used;  /* host blocks that must not be overwritten */
 };
 
 /* ---- host blocks ---- */
@@ -37,10 +37,10 @@ int vd_replica_place(struct vd_replica *replica, uint32_t block, uint32_t *host,
         return 0;
     }
     vd_mutex_lock(&replica->lock);
-    *host = vd_gow_bits_first_missing(&replica->used);
-    int ret = vd_gow_bits_reserve(&replica->used, *host + 1, err);
+    *host = vd_bits_first_missing(&replica->used);
+    int ret = vd_bits_reserve(&replica->used, *host + 1, err);
     if (ret == 0)
-        vd_gow_bits_add(&replica->used, *host);
+        vd_bits_add(&replica->used, *host);
     vd_mutex_unlock(&replica->lock);
     return ret;
 }
@@ -80,7 +80,7 @@ static int use_hosts(struct vd_replica *replica, uint32_t first, struct vdisk_er
     if (ret < 0)
         return ret;
     uint32_t hosts = vd_gow_host_count(&replica->layout, file_bytes);
-    ret = vd_gow_bits_reserve(&replica->used, hosts, err);
+    ret = vd_bits_reserve(&replica->used, hosts, err);
     if (ret < 0)
         return ret;
     for (uint32_t block = first; block < replica->block_count; block++) {
@@ -92,12 +92,12 @@ static int use_hosts(struct vd_replica *replica, uint32_t first, struct vdisk_er
                               "%s: map entry %" PRIu32 " names host block %" PRIu32
                               ", the file has %" PRIu32 ": run 'vdisk check' on it, or remove it",
                               vd_storage_name(replica->file), block, host, hosts);
-        if (vd_gow_bits_has(&replica->used, host))
+        if (vd_bits_has(&replica->used, host))
             return vd_err_set(err, EBADMSG,
                               "%s: map entry %" PRIu32 " names host block %" PRIu32
                               ", as another entry does: run 'vdisk check' on it, or remove it",
                               vd_storage_name(replica->file), block, host);
-        vd_gow_bits_add(&replica->used, host);
+        vd_bits_add(&replica->used, host);
     }
     return 0;
 }
@@ -145,7 +145,7 @@ void vd_replica_close(struct vd_replica *replica)
     vd_mutex_destroy(&replica->lock);
     free(replica->map);
     free(replica->versions);
-    vd_gow_bits_free(&replica->used);
+    vd_bits_free(&replica->used);
     free(replica);
 }
 
@@ -303,7 +303,7 @@ static int commit(struct vd_replica *replica, struct vd_replica_change *changes,
         vd_mutex_lock(&replica->lock);
         for (size_t i = 0; ret == 0 && i < count; i++)
             if (changes[i].host != VD_GOW_UNALLOCATED)
-                vd_gow_bits_remove(&replica->used, changes[i].host);
+                vd_bits_remove(&replica->used, changes[i].host);
         vd_mutex_unlock(&replica->lock);
     }
     if (ret < 0)
@@ -328,7 +328,7 @@ static int give_back(struct vd_replica *replica, struct vdisk_error *err)
     uint32_t from = 0;
     for (;;) {
         uint32_t start = 0;
-        uint32_t length = vd_gow_bits_next_run(&replica->used, from, &start);
+        uint32_t length = vd_bits_next_run(&replica->used, from, &start);
         if (length == 0)
             return vd_storage_resize(replica->file, vd_gow_file_bytes(&replica->layout, from), err);
         struct vd_range gap = vd_range(vd_gow_host_offset(&replica->layout, from),

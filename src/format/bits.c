@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* A set of small numbers, as a bitmap. */
-#include "format/gow/gow_bits.h"
+#include "format/bits.h"
 
 #include <assert.h>
 #include <stdlib.h>
@@ -10,13 +10,13 @@
 
 #define WORD_BITS 64u
 
-void vd_gow_bits_free(struct vd_gow_bits *bits)
+void vd_bits_free(struct vd_bits *bits)
 {
     free(bits->words);
-    *bits = (struct vd_gow_bits){0};
+    *bits = (struct vd_bits){0};
 }
 
-int vd_gow_bits_reserve(struct vd_gow_bits *bits, uint32_t limit, struct vdisk_error *err)
+int vd_bits_reserve(struct vd_bits *bits, uint32_t limit, struct vdisk_error *err)
 {
     size_t wanted = (size_t)vd_div_up(limit, WORD_BITS);
     if (wanted <= bits->word_entries)
@@ -25,7 +25,7 @@ int vd_gow_bits_reserve(struct vd_gow_bits *bits, uint32_t limit, struct vdisk_e
     /* Zeroed memory of the system is not touched before it is needed. */
     uint64_t *words = calloc(entries, sizeof(*words));
     if (!words)
-        return vd_err_nomem(err, "a bitmap of host blocks");
+        return vd_err_nomem(err, "a bitmap of clusters");
     if (bits->words)
         memcpy(words, bits->words, bits->word_entries * sizeof(*words));
     free(bits->words);
@@ -34,31 +34,31 @@ int vd_gow_bits_reserve(struct vd_gow_bits *bits, uint32_t limit, struct vdisk_e
     return 0;
 }
 
-bool vd_gow_bits_has(const struct vd_gow_bits *bits, uint32_t number)
+bool vd_bits_has(const struct vd_bits *bits, uint32_t number)
 {
     size_t word = number / WORD_BITS;
     return word < bits->word_entries && (bits->words[word] >> (number % WORD_BITS)) & 1;
 }
 
-void vd_gow_bits_add(struct vd_gow_bits *bits, uint32_t number)
+void vd_bits_add(struct vd_bits *bits, uint32_t number)
 {
-    assert(number / WORD_BITS < bits->word_entries && !vd_gow_bits_has(bits, number));
+    assert(number / WORD_BITS < bits->word_entries && !vd_bits_has(bits, number));
     bits->words[number / WORD_BITS] |= UINT64_C(1) << (number % WORD_BITS);
     bits->count++;
     if (bits->first_clear == number)
         bits->first_clear++;
 }
 
-void vd_gow_bits_remove(struct vd_gow_bits *bits, uint32_t number)
+void vd_bits_remove(struct vd_bits *bits, uint32_t number)
 {
-    assert(vd_gow_bits_has(bits, number));
+    assert(vd_bits_has(bits, number));
     bits->words[number / WORD_BITS] &= ~(UINT64_C(1) << (number % WORD_BITS));
     bits->count--;
     if (bits->first_clear > number)
         bits->first_clear = number;
 }
 
-void vd_gow_bits_add_all(struct vd_gow_bits *bits, const struct vd_gow_bits *from)
+void vd_bits_add_all(struct vd_bits *bits, const struct vd_bits *from)
 {
     for (size_t i = 0; from->count && i < from->word_entries; i++) {
         if (!from->words[i])
@@ -69,7 +69,7 @@ void vd_gow_bits_add_all(struct vd_gow_bits *bits, const struct vd_gow_bits *fro
     bits->count += from->count;
 }
 
-void vd_gow_bits_clear(struct vd_gow_bits *bits)
+void vd_bits_clear(struct vd_bits *bits)
 {
     if (bits->count)
         memset(bits->words, 0, bits->word_entries * sizeof(*bits->words));
@@ -77,7 +77,7 @@ void vd_gow_bits_clear(struct vd_gow_bits *bits)
     bits->first_clear = 0;
 }
 
-uint32_t vd_gow_bits_first_missing(struct vd_gow_bits *bits)
+uint32_t vd_bits_first_missing(struct vd_bits *bits)
 {
     uint32_t number = bits->first_clear;
     size_t word = number / WORD_BITS;
@@ -94,7 +94,7 @@ uint32_t vd_gow_bits_first_missing(struct vd_gow_bits *bits)
     return number;
 }
 
-uint32_t vd_gow_bits_next_run(const struct vd_gow_bits *bits, uint32_t from, uint32_t *start)
+uint32_t vd_bits_next_run(const struct vd_bits *bits, uint32_t from, uint32_t *start)
 {
     size_t word = from / WORD_BITS;
     uint64_t mask = UINT64_MAX << (from % WORD_BITS);
@@ -106,12 +106,12 @@ uint32_t vd_gow_bits_next_run(const struct vd_gow_bits *bits, uint32_t from, uin
         return 0;
     *start = (uint32_t)(word * WORD_BITS) + (uint32_t)__builtin_ctzll(bits->words[word] & mask);
     uint32_t end = *start + 1;
-    while (vd_gow_bits_has(bits, end))
+    while (vd_bits_has(bits, end))
         end++;
     return end - *start;
 }
 
-uint32_t vd_gow_bits_end(const struct vd_gow_bits *bits)
+uint32_t vd_bits_end(const struct vd_bits *bits)
 {
     for (size_t word = bits->count ? bits->word_entries : 0; word > 0; word--)
         if (bits->words[word - 1])
