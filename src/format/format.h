@@ -17,6 +17,7 @@
 
 struct vd_format;
 struct vd_format_driver;
+struct vd_table_budget;
 
 enum vd_format_open_flag {
     VD_FORMAT_WRITE = 1 << 0,
@@ -38,6 +39,7 @@ struct vd_format_files {
 struct vd_format_options {
     uint32_t flags;                      /* of enum vd_format_open_flag */
     uint64_t cache_bytes;                /* most memory for metadata; 0: the default of 64 MiB */
+    struct vd_table_budget *budget;      /* NULL, or what is shared instead; outlives the format */
     const struct vd_format_files *files; /* used during open only; NULL: there are none to be had */
 };
 

@@ -10,19 +10,22 @@
 
 #define PAGE_BYTES   VD_PAGE_BYTES
 #define SECTOR_BYTES 512u
-#define GROUP_PAGES  64u
-#define PAGES_MIN    64u /* fewer would be loaded over and over by a handful of threads */
+#define BUCKETS_MIN  64u
+#define BUDGET_MIN   64u /* pages; fewer would be loaded over and over by a handful of threads */
+#define PAGES_MIN    16u /* C5 */
 #define EVICT_STEPS  64u /* looked at for one eviction; the budget gives way to changed pages */
 
 static_assert(PAGE_BYTES / SECTOR_BYTES == 8, "one bit of changed_sectors each");
 
 struct vd_table_page {
     uint64_t index;             /* of the file, in pages */
+    struct vd_table_page *same; /* of its bucket, or NULL */
     struct vd_table_page *next; /* ring of the resident pages */
     struct vd_table_page *prev;
+    struct vd_table_page *next_changed;
     uint8_t *bytes;
     uint32_t pins;
-    uint8_t changed_sectors; /* bit by bit */
+    uint8_t changed_sectors; /* bit by bit; not 0: in the list of changed pages */
     bool is_loading;
     bool is_in_snapshot;
     bool was_used; /* since eviction last looked at it */
@@ -33,20 +36,33 @@ struct vd_table_piece {
     size_t length;
 };
 
+void vd_table_budget_init(struct vd_table_budget *budget, uint64_t cache_bytes)
+{
+    atomic_init(&budget->pages, 0);
+    budget->pages_max = (size_t)vd_min(
+        vd_max((cache_bytes ? cache_bytes : VD_TABLE_CACHE_BYTES) / PAGE_BYTES, BUDGET_MIN),
+        SIZE_MAX / PAGE_BYTES);
+}
+
 int vd_table_cache_init(struct vd_table_cache *cache, struct vd_storage *file,
                         struct vd_range tables, uint64_t cache_bytes, struct vdisk_error *err)
 {
-    uint64_t pages = vd_div_up(vd_range_end(tables), PAGE_BYTES);
-    *cache = (struct vd_table_cache){.file = file, .tables = tables};
-    cache->group_entries = (size_t)vd_div_up(pages, GROUP_PAGES);
-    cache->pages_max = (size_t)vd_min(
-        vd_max((cache_bytes ? cache_bytes : VD_TABLE_CACHE_BYTES) / PAGE_BYTES, PAGES_MIN), pages);
-    cache->groups = vd_alloc_array(cache->group_entries, sizeof(*cache->groups));
-    if (!cache->groups)
+    *cache = (struct vd_table_cache){.file = file, .tables = tables, .bucket_entries = BUCKETS_MIN};
+    vd_table_budget_init(&cache->own, cache_bytes);
+    cache->budget = &cache->own;
+    cache->buckets = vd_alloc_array(cache->bucket_entries, sizeof(*cache->buckets));
+    if (!cache->buckets)
         return vd_err_nomem(err, "a cache of tables");
     vd_mutex_init(&cache->lock);
     vd_cond_init(&cache->loaded);
     return 0;
+}
+
+void vd_table_cache_share(struct vd_table_cache *cache, struct vd_table_budget *budget)
+{
+    assert(cache->pages == 0);
+    if (budget)
+        cache->budget = budget;
 }
 
 static void page_free(struct vd_table_page *page)
@@ -56,19 +72,37 @@ static void page_free(struct vd_table_page *page)
     free(page);
 }
 
+static void forget_locked(struct vd_table_cache *cache)
+{
+    for (size_t i = 0; i < cache->bucket_entries; i++)
+        while (cache->buckets[i]) {
+            struct vd_table_page *page = cache->buckets[i];
+            cache->buckets[i] = page->same;
+            page_free(page);
+        }
+    atomic_fetch_sub(&cache->budget->pages, cache->pages);
+    cache->pages = 0;
+    cache->changed_pages = 0;
+    cache->oldest = NULL;
+    cache->changed = NULL;
+}
+
+void vd_table_cache_forget(struct vd_table_cache *cache)
+{
+    vd_mutex_lock(&cache->lock);
+    forget_locked(cache);
+    vd_mutex_unlock(&cache->lock);
+}
+
 void vd_table_cache_destroy(struct vd_table_cache *cache)
 {
-    if (!cache->groups)
+    if (!cache->buckets)
         return;
-    for (size_t i = 0; i < cache->group_entries; i++) {
-        for (size_t j = 0; cache->groups[i] && j < GROUP_PAGES; j++)
-            page_free(cache->groups[i][j]);
-        free(cache->groups[i]);
-    }
-    free(cache->groups);
+    vd_table_cache_forget(cache);
+    free(cache->buckets);
     vd_cond_destroy(&cache->loaded);
     vd_mutex_destroy(&cache->lock);
-    cache->groups = NULL;
+    cache->buckets = NULL;
 }
 
 /* The part of the page of the file that belongs to the tables. */
@@ -90,10 +124,39 @@ uint64_t vd_table_page_end(const struct vd_table_cache *cache, const struct vd_t
     return vd_range_end(page_range(cache, page->index));
 }
 
+/* Neighbours in the file are neighbours here; tables at regular distances spread nevertheless. */
+static size_t bucket_of(size_t bucket_entries, uint64_t index)
+{
+    uint64_t region = (index >> 6) * UINT64_C(0x9e3779b97f4a7c15);
+    return (size_t)((region >> 32) + index) & (bucket_entries - 1);
+}
+
 static struct vd_table_page *find_locked(const struct vd_table_cache *cache, uint64_t index)
 {
-    struct vd_table_page **group = cache->groups[index / GROUP_PAGES];
-    return group ? group[index % GROUP_PAGES] : NULL;
+    struct vd_table_page *page = cache->buckets[bucket_of(cache->bucket_entries, index)];
+    while (page && page->index != index)
+        page = page->same;
+    return page;
+}
+
+/* More buckets, if there is memory for them: without, it only takes longer to find a page. */
+static void grow_locked(struct vd_table_cache *cache)
+{
+    size_t entries = cache->bucket_entries * 2;
+    struct vd_table_page **buckets = vd_alloc_array(entries, sizeof(*buckets));
+    if (!buckets)
+        return;
+    for (size_t i = 0; i < cache->bucket_entries; i++)
+        while (cache->buckets[i]) {
+            struct vd_table_page *page = cache->buckets[i];
+            struct vd_table_page **bucket = &buckets[bucket_of(entries, page->index)];
+            cache->buckets[i] = page->same;
+            page->same = *bucket;
+            *bucket = page;
+        }
+    free(cache->buckets);
+    cache->buckets = buckets;
+    cache->bucket_entries = entries;
 }
 
 static void link_locked(struct vd_table_cache *cache, struct vd_table_page *page)
@@ -109,25 +172,42 @@ static void link_locked(struct vd_table_cache *cache, struct vd_table_page *page
         page->prev = page;
         cache->oldest = page;
     }
-    cache->groups[page->index / GROUP_PAGES][page->index % GROUP_PAGES] = page;
+    if (cache->pages >= cache->bucket_entries)
+        grow_locked(cache);
+    struct vd_table_page **bucket = &cache->buckets[bucket_of(cache->bucket_entries, page->index)];
+    page->same = *bucket;
+    *bucket = page;
     cache->pages++;
+    atomic_fetch_add(&cache->budget->pages, 1);
 }
 
 static void remove_locked(struct vd_table_cache *cache, struct vd_table_page *page)
 {
+    assert(!page->changed_sectors);
     if (cache->oldest == page)
         cache->oldest = page->next == page ? NULL : page->next;
     page->next->prev = page->prev;
     page->prev->next = page->next;
-    cache->groups[page->index / GROUP_PAGES][page->index % GROUP_PAGES] = NULL;
+    struct vd_table_page **link = &cache->buckets[bucket_of(cache->bucket_entries, page->index)];
+    while (*link != page)
+        link = &(*link)->same;
+    *link = page->same;
     cache->pages--;
+    atomic_fetch_sub(&cache->budget->pages, 1);
     page_free(page);
+}
+
+/* C5: should one page be given up before the next is loaded? */
+static bool is_full_locked(const struct vd_table_cache *cache)
+{
+    return cache->pages >= PAGES_MIN &&
+           atomic_load(&cache->budget->pages) >= cache->budget->pages_max;
 }
 
 /* C3: makes room for one page, if there is one to give up. */
 static void evict_locked(struct vd_table_cache *cache)
 {
-    for (unsigned i = 0; i < EVICT_STEPS && cache->pages >= cache->pages_max; i++) {
+    for (unsigned i = 0; i < EVICT_STEPS && is_full_locked(cache); i++) {
         struct vd_table_page *page = cache->oldest;
         bool is_needed =
             page->changed_sectors || page->pins || page->is_loading || page->is_in_snapshot;
@@ -142,10 +222,7 @@ static void evict_locked(struct vd_table_cache *cache)
 
 static struct vd_table_page *add_locked(struct vd_table_cache *cache, uint64_t index)
 {
-    struct vd_table_page ***group = &cache->groups[index / GROUP_PAGES];
-    if (!*group)
-        *group = vd_alloc_array(GROUP_PAGES, sizeof(**group));
-    struct vd_table_page *page = *group ? calloc(1, sizeof(*page)) : NULL;
+    struct vd_table_page *page = calloc(1, sizeof(*page));
     if (!page)
         return NULL;
     page->bytes = vd_alloc_io(PAGE_BYTES);
@@ -206,10 +283,14 @@ int vd_table_cache_get_locked(struct vd_table_cache *cache, uint64_t offset,
 void vd_table_page_changed_locked(struct vd_table_cache *cache, struct vd_table_page *page,
                                   uint64_t offset, size_t length)
 {
-    (void)cache;
     size_t first = offset % PAGE_BYTES / SECTOR_BYTES;
     size_t last = (offset % PAGE_BYTES + length - 1) / SECTOR_BYTES;
     assert(offset / PAGE_BYTES == page->index && length > 0 && last < PAGE_BYTES / SECTOR_BYTES);
+    if (!page->changed_sectors) {
+        page->next_changed = cache->changed;
+        cache->changed = page;
+        cache->changed_pages++;
+    }
     for (size_t i = first; i <= last; i++)
         page->changed_sectors |= (uint8_t)(1u << i);
 }
@@ -238,23 +319,30 @@ static struct vd_range sector_range(const struct vd_table_cache *cache,
     return vd_range(start, end - start);
 }
 
-static struct vd_table_page *page_at_locked(const struct vd_table_cache *cache, size_t group,
-                                            size_t page)
+static int compare_pages(const void *a, const void *b)
 {
-    return cache->groups[group] ? cache->groups[group][page] : NULL;
+    const struct vd_table_page *const *left = a;
+    const struct vd_table_page *const *right = b;
+    return ((*left)->index > (*right)->index) - ((*left)->index < (*right)->index);
 }
 
-static size_t count_changed_locked(const struct vd_table_cache *cache)
+/* The changed pages in the order of the file, in memory of the caller's; *sectors of them changed.
+ */
+static struct vd_table_page **sort_changed_locked(const struct vd_table_cache *cache,
+                                                  size_t *sectors)
 {
-    size_t sectors = 0;
-    for (size_t i = 0; i < cache->group_entries * GROUP_PAGES; i++) {
-        const struct vd_table_page *page = page_at_locked(cache, i / GROUP_PAGES, i % GROUP_PAGES);
-        if (!cache->groups[i / GROUP_PAGES])
-            i += GROUP_PAGES - 1;
-        else if (page)
-            sectors += (size_t)__builtin_popcount(page->changed_sectors);
+    struct vd_table_page **pages =
+        vd_alloc_array(cache->changed_pages, sizeof(struct vd_table_page *));
+    size_t entries = 0;
+    *sectors = 0;
+    for (struct vd_table_page *page = cache->changed; page && pages; page = page->next_changed) {
+        pages[entries++] = page;
+        *sectors += (size_t)__builtin_popcount(page->changed_sectors);
     }
-    return sectors;
+    assert(!pages || entries == cache->changed_pages);
+    if (pages)
+        qsort(pages, entries, sizeof(struct vd_table_page *), compare_pages);
+    return pages;
 }
 
 /* Copies the changed sectors of @page behind the @used bytes there are; the new count of them. */
@@ -284,12 +372,13 @@ static size_t take_page_locked(const struct vd_table_cache *cache, struct vd_tab
 int vd_table_cache_snapshot_locked(struct vd_table_cache *cache, struct vd_table_snapshot *snapshot,
                                    struct vdisk_error *err)
 {
-    size_t sectors = count_changed_locked(cache);
     *snapshot = (struct vd_table_snapshot){0};
-    if (!sectors)
+    if (!cache->changed)
         return 0;
-    snapshot->bytes = vd_alloc_io(sectors * SECTOR_BYTES);
-    snapshot->pieces = vd_alloc_array(sectors, sizeof(*snapshot->pieces));
+    size_t sectors;
+    CLEANUP_FREE struct vd_table_page **pages = sort_changed_locked(cache, &sectors);
+    snapshot->bytes = pages ? vd_alloc_io(sectors * SECTOR_BYTES) : NULL;
+    snapshot->pieces = pages ? vd_alloc_array(sectors, sizeof(*snapshot->pieces)) : NULL;
     if (!snapshot->bytes || !snapshot->pieces) {
         free(snapshot->bytes);
         free(snapshot->pieces);
@@ -298,28 +387,50 @@ int vd_table_cache_snapshot_locked(struct vd_table_cache *cache, struct vd_table
     }
 
     size_t used = 0;
-    for (size_t i = 0; i < cache->group_entries; i++)
-        for (size_t j = 0; cache->groups[i] && j < GROUP_PAGES; j++) {
-            struct vd_table_page *page = cache->groups[i][j];
-            if (page && page->changed_sectors)
-                used = take_page_locked(cache, page, snapshot, used);
+    for (size_t i = 0; i < cache->changed_pages; i++)
+        used = take_page_locked(cache, pages[i], snapshot, used);
+    cache->changed = NULL;
+    cache->changed_pages = 0;
+    return 0;
+}
+
+/* Of [@offset, @offset + @length): how long does the answer of @select for its start hold? */
+static size_t same_length(vd_table_select select, const void *opaque, uint64_t offset,
+                          size_t length, bool *is_selected)
+{
+    *is_selected = !select || select(opaque, offset);
+    if (!select)
+        return length;
+    uint64_t sector = vd_round_down(offset, SECTOR_BYTES) + SECTOR_BYTES;
+    while (sector < offset + length && select(opaque, sector) == *is_selected)
+        sector += SECTOR_BYTES;
+    return (size_t)(vd_min(sector, offset + length) - offset);
+}
+
+int vd_table_snapshot_write_some(const struct vd_table_cache *cache,
+                                 const struct vd_table_snapshot *snapshot, vd_table_select select,
+                                 const void *opaque, struct vdisk_error *err)
+{
+    const uint8_t *bytes = snapshot->bytes;
+    for (size_t i = 0; i < snapshot->piece_entries; i++) {
+        const struct vd_table_piece *piece = &snapshot->pieces[i];
+        size_t step;
+        for (size_t done = 0; done < piece->length; done += step, bytes += step) {
+            bool is_selected;
+            uint64_t offset = piece->offset + done;
+            step = same_length(select, opaque, offset, piece->length - done, &is_selected);
+            int ret = is_selected ? vd_storage_pwrite(cache->file, bytes, step, offset, err) : 0;
+            if (ret < 0)
+                return ret;
         }
+    }
     return 0;
 }
 
 int vd_table_snapshot_write(const struct vd_table_cache *cache,
                             const struct vd_table_snapshot *snapshot, struct vdisk_error *err)
 {
-    size_t used = 0;
-    for (size_t i = 0; i < snapshot->piece_entries; i++) {
-        const struct vd_table_piece *piece = &snapshot->pieces[i];
-        int ret = vd_storage_pwrite(cache->file, snapshot->bytes + used, piece->length,
-                                    piece->offset, err);
-        if (ret < 0)
-            return ret;
-        used += piece->length;
-    }
-    return 0;
+    return vd_table_snapshot_write_some(cache, snapshot, NULL, NULL, err);
 }
 
 void vd_table_snapshot_end(struct vd_table_cache *cache, struct vd_table_snapshot *snapshot,

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A cache of the tables of an image: one range of its file, by pages, in disk byte order.
+ * A cache of the tables of an image, which may lie anywhere in its file: by pages, in disk byte
+ * order.
  *
  * Pages are loaded when first used and evicted when the budget is used up; changed ones stay until
  * they are written.  Changes are tracked by sectors of 512 bytes of the file.  The cache never
@@ -13,10 +14,13 @@
  * C3  A page that is changed, pinned, loading, or in a snapshot not ended is not evicted: the file
  *     does not have its content.
  * C4  A snapshot holds the changes made before it, and none made after it.
+ * C5  A budget may be shared by the caches of several images.  A cache gives up its own pages only,
+ *     and may always have a few of them, so none waits for, or starves by, another one.
  */
 #ifndef VD_FORMAT_TABLE_CACHE_H
 #define VD_FORMAT_TABLE_CACHE_H
 
+#include "format/table_budget.h"
 #include "storage/storage.h"
 #include "util/err.h"
 #include "util/mutex.h"
@@ -30,22 +34,34 @@ struct vd_table_cache {
     struct vd_mutex lock;
     struct vd_cond loaded; /* some page ended loading */
     struct vd_storage *file;
-    struct vd_range tables; /* of the file, in bytes */
+    struct vd_range tables; /* of the file: where they may be */
+    struct vd_table_budget own;
+    struct vd_table_budget *budget; /* its own, or one that it shares */
 
     /* Under lock. */
-    struct vd_table_page ***groups; /* by page of the file, two levels, sparse */
-    size_t group_entries;
-    struct vd_table_page *oldest; /* ring of the resident pages, or NULL */
+    struct vd_table_page **buckets; /* the resident pages, by a hash of their place in the file */
+    size_t bucket_entries;          /* a power of two */
+    struct vd_table_page *oldest;   /* ring of the resident pages, or NULL */
+    struct vd_table_page *changed;  /* list of those with changes that no snapshot has */
     size_t pages;
-    size_t pages_max;
+    size_t changed_pages;
 };
 
-/* @cache_bytes: 0 means the default. */
+/*
+ * Nothing outside of @tables is read or written; what is in it may be table or not, page by page.
+ * @cache_bytes: 0 means the default.
+ */
 int vd_table_cache_init(struct vd_table_cache *cache, struct vd_storage *file,
                         struct vd_range tables, uint64_t cache_bytes, struct vdisk_error *err);
 
-/* Forgets all, changes too. */
+/* C5: from here on it is @budget that counts, unless it is NULL.  Before anything is loaded. */
+void vd_table_cache_share(struct vd_table_cache *cache, struct vd_table_budget *budget);
+
+/* Forgets all, changes too.  A zeroed one is accepted. */
 void vd_table_cache_destroy(struct vd_table_cache *cache);
+
+/* Forgets all, changes too, and goes on: the file was changed otherwise.  No other call runs. */
+void vd_table_cache_forget(struct vd_table_cache *cache);
 
 /*
  * The page with the byte at file offset @offset, which lies in the tables; good until the lock is
@@ -87,6 +103,14 @@ int vd_table_cache_snapshot_locked(struct vd_table_cache *cache, struct vd_table
 /* Writes it to the file; not durable before a flush. */
 int vd_table_snapshot_write(const struct vd_table_cache *cache,
                             const struct vd_table_snapshot *snapshot, struct vdisk_error *err);
+
+/* Is the sector of 512 bytes at file offset @offset meant? */
+typedef bool (*vd_table_select)(const void *opaque, uint64_t offset);
+
+/* Writes only those of its sectors that @select says. */
+int vd_table_snapshot_write_some(const struct vd_table_cache *cache,
+                                 const struct vd_table_snapshot *snapshot, vd_table_select select,
+                                 const void *opaque, struct vdisk_error *err);
 
 /*
  * Frees it.  @written: the file has its content now; otherwise its pages stay for good, as nothing

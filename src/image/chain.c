@@ -22,6 +22,7 @@ struct chain {
     struct vd_gate gate;
     struct member *members;
     size_t member_entries;
+    struct vd_table_budget *budget; /* of all its images */
     unsigned level;
     const char *bearer; /* name of the image that is being opened */
     bool is_trusted;    /* the name that is being opened is the caller's */
@@ -132,8 +133,8 @@ static int open_format(struct chain *chain, struct vdisk_image *image,
 {
     uint32_t flags = chain->options->open->flags;
     struct vd_format_files files = {.open_data = open_data, .opaque = chain};
-    struct vd_format_options options = {.cache_bytes = chain->options->open->cache_bytes,
-                                        .files = &files};
+    struct vd_format_options options = {
+        .cache_bytes = chain->options->open->cache_bytes, .budget = chain->budget, .files = &files};
     if (is_writable_level(chain))
         options.flags |= VD_FORMAT_WRITE;
     if (flags & (VDISK_OPEN_CHECK | VDISK_OPEN_FACTS))
@@ -296,6 +297,8 @@ int vd_image_open_chain_on(struct vd_storage *file, const struct vd_chain_option
     int ret = new_image(file, &top, err);
     if (ret < 0)
         return ret;
+    vd_table_budget_init(&top->budget, options->open->cache_bytes);
+    chain.budget = &top->budget;
     vd_gate_init(&chain.gate, options->open->gate);
     ret = vd_gate_check_policy(options->open->gate, err);
     if (ret == 0)

@@ -69,7 +69,7 @@ int vdisk_image_open(const char *name, const struct vdisk_open_options *options,
     return vd_image_open_chain(name, &chain, image, err);
 }
 
-/* Frees one image of a chain. */
+/* Ends one image of a chain, but for its struct, which the images behind it may still use. */
 static int close_one(struct vdisk_image *image, struct vdisk_error *err)
 {
     int ret = vd_format_close(image->format, err);
@@ -77,20 +77,23 @@ static int close_one(struct vdisk_image *image, struct vdisk_error *err)
     vd_guard_destroy(&image->guard);
     vd_run_destroy(&image->known_backing);
     free(image->backing_path);
-    free(image);
     return ret;
 }
 
 int vdisk_image_close(struct vdisk_image *image, struct vdisk_error *err)
 {
     int ret = 0;
+    struct vdisk_image *top = image;
     while (image) {
         struct vdisk_image *backing = image->backing;
         int closed = close_one(image, err);
         if (ret == 0)
             ret = closed;
+        if (image != top)
+            free(image);
         image = backing;
     }
+    free(top); /* with the budget of them all */
     return ret;
 }
 

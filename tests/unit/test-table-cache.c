@@ -2,6 +2,7 @@
 /* The cache of tables: C1 to C4 of table_cache.h. */
 #include "drivers/check.h"
 #include "drivers/fault.h"
+#include "drivers/snap.h"
 #include "drivers/trace.h"
 #include "format/table_cache.h"
 
@@ -141,6 +142,7 @@ static void test_eviction(void **state)
         for (uint64_t offset = 40960; offset < TABLES_BYTES; offset += 4096)
             assert_int_equal(get(&cached, offset), 0);
     assert_true(cached.cache.pages <= 64);
+    assert_int_equal(cached.cache.own.pages, cached.cache.pages);
     assert_true(vt_trace_count(cached.trace, VT_READ) > 1500); /* they do not all fit */
     vt_trace_reset(cached.trace);
     assert_int_equal(get(&cached, 5000), 70);
@@ -159,6 +161,99 @@ static void test_eviction(void **state)
     (void)get(&cached, 20000);
     assert_int_equal(vt_trace_count(cached.trace, VT_READ), 1);
     end(&cached);
+}
+
+static bool is_behind(const void *opaque, uint64_t offset)
+{
+    const uint64_t *boundary = opaque;
+    return offset >= *boundary;
+}
+
+/* Tables anywhere in a huge file, written in two parts, each in the order of the file. */
+static void test_parts(void **state)
+{
+    (void)state;
+    static const uint64_t offsets[] = {
+        UINT64_C(1) << 50, 4096, UINT64_C(3) << 40, 8192, 4608, (UINT64_C(1) << 50) + 4096};
+    struct vd_storage *memory, *trace;
+    struct vd_table_cache cache;
+    struct vd_table_snapshot taken;
+    struct vd_table_page *page;
+    bool waited = false;
+    VT_OK(vt_snap_open(UINT64_C(1) << 51, &memory, &vt_err));
+    VT_OK(vt_trace_open(memory, VT_BORROW, NULL, &trace, &vt_err));
+    VT_OK(vd_table_cache_init(&cache, trace, vd_range(0, UINT64_C(1) << 51), 0, &vt_err));
+    vd_mutex_lock(&cache.lock);
+    for (size_t i = 0; i < sizeof(offsets) / sizeof(offsets[0]); i++) {
+        VT_OK(vd_table_cache_get_locked(&cache, offsets[i], &page, &waited, &vt_err));
+        *(uint8_t *)vd_table_page_at(page, offsets[i]) = (uint8_t)(i + 1);
+        vd_table_page_changed_locked(&cache, page, offsets[i], 1);
+    }
+    VT_OK(vd_table_cache_snapshot_locked(&cache, &taken, &vt_err));
+    vd_mutex_unlock(&cache.lock);
+    assert_int_equal(taken.piece_entries, 5); /* 4096 and 4608 are neighbours */
+
+    vt_trace_reset(trace);
+    uint64_t boundary = 4608; /* within a piece */
+    VT_OK(vd_table_snapshot_write_some(&cache, &taken, is_behind, &boundary, &vt_err));
+    size_t entries;
+    const struct vt_record *records = vt_trace_records(trace, &entries);
+    static const uint64_t behind[] = {4608, 8192, UINT64_C(3) << 40, UINT64_C(1) << 50,
+                                      (UINT64_C(1) << 50) + 4096};
+    assert_int_equal(entries, sizeof(behind) / sizeof(behind[0]));
+    for (size_t i = 0; i < entries; i++) {
+        assert_int_equal(records[i].range.offset, behind[i]);
+        assert_int_equal(records[i].range.length, 512);
+    }
+    uint8_t value;
+    VT_OK(vd_storage_pread(memory, &value, 1, 4096, &vt_err));
+    assert_int_equal(value, 0);
+    VT_OK(vd_table_snapshot_write(&cache, &taken, &vt_err));
+    vd_table_snapshot_end(&cache, &taken, true);
+    for (size_t i = 0; i < sizeof(offsets) / sizeof(offsets[0]); i++) {
+        VT_OK(vd_storage_pread(memory, &value, 1, offsets[i], &vt_err));
+        assert_int_equal(value, i + 1);
+    }
+
+    value = 77; /* behind its back */
+    VT_OK(vd_storage_pwrite(memory, &value, 1, 4096, &vt_err));
+    vd_table_cache_forget(&cache);
+    vd_mutex_lock(&cache.lock);
+    VT_OK(vd_table_cache_get_locked(&cache, 4096, &page, &waited, &vt_err));
+    assert_int_equal(*(uint8_t *)vd_table_page_at(page, 4096), 77);
+    vd_mutex_unlock(&cache.lock);
+    vd_table_cache_destroy(&cache);
+    vd_storage_close(trace);
+    vd_storage_close(memory);
+}
+
+/* C5 */
+static void test_shared_budget(void **state)
+{
+    (void)state;
+    struct cached first, second;
+    struct vd_table_budget budget;
+    vd_table_budget_init(&budget, 400 * 4096);
+    begin(&first, 0);
+    begin(&second, 0);
+    vd_table_cache_share(&first.cache, &budget);
+    vd_table_cache_share(&second.cache, &budget);
+    for (uint64_t offset = 4096; offset < TABLES_BYTES; offset += 4096)
+        (void)get(&first, offset);
+    assert_int_equal(first.cache.pages, 400);
+    for (uint64_t offset = 4096; offset < TABLES_BYTES; offset += 4096)
+        (void)get(&second, offset);
+    assert_int_equal(second.cache.pages, 16); /* what each may always have */
+    assert_int_equal(budget.pages, 416);
+    (void)get(&first, TABLES_OFFSET); /* who is above its minimum gives way */
+    assert_int_equal(budget.pages, 400);
+    end(&first);
+    assert_int_equal(budget.pages, 16);
+    for (uint64_t offset = 4096; offset < TABLES_BYTES; offset += 4096)
+        (void)get(&second, offset);
+    assert_int_equal(second.cache.pages, 400); /* and there is room again */
+    end(&second);
+    assert_int_equal(budget.pages, 0);
 }
 
 /* A page that can not be read is an error now, and read again next time. */
@@ -187,10 +282,9 @@ static void test_failure(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_loads_once),
-        cmocka_unit_test(test_snapshot),
-        cmocka_unit_test(test_eviction),
-        cmocka_unit_test(test_failure),
+        cmocka_unit_test(test_loads_once),    cmocka_unit_test(test_snapshot),
+        cmocka_unit_test(test_eviction),      cmocka_unit_test(test_parts),
+        cmocka_unit_test(test_shared_budget), cmocka_unit_test(test_failure),
     };
     cmocka_set_message_output(CM_OUTPUT_TAP);
     return cmocka_run_group_tests(tests, NULL, NULL);

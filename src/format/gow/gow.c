@@ -110,6 +110,7 @@ static int gow_open(struct vd_format *format, const struct vd_format_options *op
         gow_free(gow);
         return ret;
     }
+    vd_table_cache_share(&gow->tables, options->budget);
     format->state = gow;
     format->size = header.size;
     return 0;
