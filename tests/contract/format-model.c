@@ -7,33 +7,52 @@
 #include "drivers/check.h"
 #include "util/iov.h"
 
-#define REGION_BYTES (UINT64_C(128) << 20) /* of GOW v3: one intent bit */
-
 static void add_window(struct vt_model *model, uint64_t start, uint64_t end)
 {
     struct vt_window *window = &model->windows[model->window_entries++];
     window->guest = vd_range(start, end - start);
-    window->first_block = start / VT_BLOCK_BYTES;
-    window->block_entries = (uint32_t)(vd_div_up(end, VT_BLOCK_BYTES) - start / VT_BLOCK_BYTES);
+    window->first_block = start / model->block_bytes;
+    window->block_entries =
+        (uint32_t)(vd_div_up(end, model->block_bytes) - start / model->block_bytes);
     window->bytes = vt_calloc(1, window->guest.length);
     window->blocks = vt_calloc(window->block_entries, sizeof(*window->blocks));
     window->versions = vt_calloc(window->block_entries, sizeof(*window->versions));
 }
 
-void vt_model_init(struct vt_model *model, uint64_t size, uint64_t size_max, bool is_gow)
+uint64_t vt_model_window_bytes_max(const struct vt_model *model)
 {
-    *model = (struct vt_model){.size = size, .is_gow = is_gow};
-    if (size_max <= VT_WINDOWS_MAX * VT_WINDOW_BYTES) {
-        add_window(model, 0, size_max);
+    return (uint64_t)VT_WINDOWS_MAX * VT_WINDOW_BLOCKS * model->block_bytes;
+}
+
+static void add_windows(struct vt_model *model, uint64_t size, uint64_t region)
+{
+    uint64_t block = model->block_bytes;
+    uint64_t window = VT_WINDOW_BLOCKS * block;
+    if (size <= VT_WINDOWS_MAX * window) {
+        add_window(model, 0, size);
         return;
     }
     /* The start, the borders of the first regions, and the end. */
-    uint64_t last = vd_round_down(size_max - VT_WINDOW_BYTES, VT_BLOCK_BYTES);
-    add_window(model, 0, VT_WINDOW_BYTES - 1234);
-    for (uint64_t border = REGION_BYTES; border <= 2 * REGION_BYTES; border += REGION_BYTES)
-        if (border + VT_WINDOW_BYTES < last)
-            add_window(model, border - 4 * VT_BLOCK_BYTES + 333, border + 4 * VT_BLOCK_BYTES + 7);
-    add_window(model, last + 1000, size_max);
+    uint64_t last = vd_round_down(size - window, block);
+    uint64_t begun = window - 1234;
+    add_window(model, 0, begun);
+    for (uint64_t border = region; border <= 2 * region; border += region)
+        if (border - 4 * block > begun + block && border + window < last)
+            add_window(model, border - 4 * block + 333, border + 4 * block + 7);
+    add_window(model, last + 1000, size);
+}
+
+void vt_model_init(struct vt_model *model, const struct vt_stack *stack)
+{
+    *model = (struct vt_model){.size = stack->levels[0].size,
+                               .block_bytes = vt_stack_block_bytes(stack)};
+    if (strncmp(stack->levels[0].format, "gow", 3) == 0)
+        model->tracking = VT_TRACK_GOW;
+    else if (vt_stack_has_backing(stack))
+        model->tracking = VT_TRACK_OVERLAY;
+    add_windows(model, model->size, vt_stack_region_bytes(stack));
+    for (unsigned i = 0; i < model->window_entries; i++)
+        vt_stack_read_backing(stack, model->windows[i].guest, model->windows[i].bytes);
 }
 
 void vt_model_free(struct vt_model *model)
@@ -57,7 +76,7 @@ struct vd_range vt_model_visible(const struct vt_model *model, const struct vt_w
     return intersect(window->guest, vd_range(0, model->size));
 }
 
-static uint64_t draw_length(struct vt_random *random, uint64_t limit)
+static uint64_t draw_length(struct vt_random *random, uint64_t block, uint64_t limit)
 {
     uint64_t length;
     switch (vt_random_below(random, 8)) {
@@ -73,10 +92,10 @@ static uint64_t draw_length(struct vt_random *random, uint64_t limit)
         length = (vt_random_below(random, 8) + 1) * 4096;
         break;
     case 5:
-        length = (vt_random_below(random, 3) + 1) * VT_BLOCK_BYTES;
+        length = (vt_random_below(random, 3) + 1) * block;
         break;
     default:
-        length = vt_random_below(random, 3 * VT_BLOCK_BYTES) + 1;
+        length = vt_random_below(random, 3 * block) + 1;
     }
     return vd_min(length, limit);
 }
@@ -90,10 +109,10 @@ struct vd_range vt_model_draw(const struct vt_model *model, struct vt_random *ra
     if (visible.length == 0)
         return visible;
 
-    uint64_t length = draw_length(random, vd_min(length_max, visible.length));
+    uint64_t length = draw_length(random, model->block_bytes, vd_min(length_max, visible.length));
     uint64_t offset = visible.offset + vt_random_below(random, visible.length - length + 1);
     if (vt_random_chance(random, 60)) { /* at corners of sectors, pages and blocks */
-        static const uint64_t units[] = {512, 4096, VT_BLOCK_BYTES, VT_BLOCK_BYTES};
+        const uint64_t units[] = {512, 4096, model->block_bytes, model->block_bytes};
         uint64_t aligned = vd_round_down(offset, units[vt_random_below(random, 4)]);
         if (aligned >= visible.offset)
             offset = aligned;
@@ -118,8 +137,9 @@ static uint8_t *bytes_at(struct vt_window *window, uint64_t offset)
 static struct vd_range block_range(const struct vt_model *model, const struct vt_window *window,
                                    uint32_t index)
 {
-    return intersect(vd_range((window->first_block + index) * VT_BLOCK_BYTES, VT_BLOCK_BYTES),
-                     vd_range(0, model->size));
+    return intersect(
+        vd_range((window->first_block + index) * model->block_bytes, model->block_bytes),
+        vd_range(0, model->size));
 }
 
 static bool covers(struct vd_range outer, struct vd_range inner)
@@ -179,6 +199,20 @@ void vt_model_zero(struct vt_model *model, struct vd_range guest, bool no_hole)
     }
 }
 
+/* An overlay of another size now: what is in the image for blocks that are not whole in both? */
+static void blocks_resized(const struct vt_model *model, struct vt_window *window, uint64_t size)
+{
+    uint64_t common = vd_min(size, model->size);
+    for (uint32_t j = 0; j < window->block_entries; j++) {
+        uint64_t start = (window->first_block + j) * model->block_bytes;
+        if (start + model->block_bytes <= common ||
+            (start < common && (window->blocks[j] & VT_BLOCK_ALLOCATED)))
+            continue;
+        window->blocks[j] &= (uint8_t)~VT_BLOCK_ALLOCATED;
+        window->blocks[j] |= VT_BLOCK_LOOSE;
+    }
+}
+
 void vt_model_resize(struct vt_model *model, uint64_t size)
 {
     struct vd_range cut = vd_range(size, size < model->size ? model->size - size : 0);
@@ -189,6 +223,10 @@ void vt_model_resize(struct vt_model *model, uint64_t size)
         struct vd_range part = intersect(window->guest, cut);
         if (part.length)
             memset(bytes_at(window, part.offset), 0, part.length);
+        if (model->tracking == VT_TRACK_OVERLAY) {
+            blocks_resized(model, window, size);
+            continue;
+        }
         for (uint32_t j = 0; j < window->block_entries; j++) {
             struct vd_range block = block_range(model, window, j);
             if (!(window->blocks[j] & VT_BLOCK_ALLOCATED))
@@ -216,11 +254,16 @@ static void discard_bytes(struct vt_window *window, struct vd_range part, const 
 void vt_model_discard(struct vt_model *model, struct vd_range guest, struct vt_window *window,
                       const uint8_t *now)
 {
-    for (uint32_t i = 0; model->is_gow && i < window->block_entries; i++) {
+    for (uint32_t i = 0; model->tracking != VT_TRACK_NOTHING && i < window->block_entries; i++) {
         struct vd_range block = block_range(model, window, i);
         struct vd_range mine = intersect(block, window->guest);
         if (!intersect(block, guest).length)
             continue;
+        if (model->tracking == VT_TRACK_OVERLAY) {
+            if (!(window->blocks[i] & VT_BLOCK_ALLOCATED))
+                window->blocks[i] |= VT_BLOCK_LOOSE;
+            continue;
+        }
         if (covers(guest, block)) {
             assert_true(vd_buffer_is_zero(now + (mine.offset - window->guest.offset), mine.length));
             if (window->blocks[i] & VT_BLOCK_ALLOCATED)
@@ -253,5 +296,5 @@ void vt_model_session(struct vt_model *model)
     model->maybe_changed = false;
     for (unsigned i = 0; i < model->window_entries; i++)
         for (uint32_t j = 0; j < model->windows[i].block_entries; j++)
-            model->windows[i].blocks[j] &= VT_BLOCK_ALLOCATED;
+            model->windows[i].blocks[j] &= VT_BLOCK_ALLOCATED | VT_BLOCK_LOOSE;
 }

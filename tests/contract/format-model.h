@@ -3,7 +3,7 @@
  * A disk as plain arrays, beside the image that has to behave like it.
  *
  * Disks may be huge, so the model holds a few windows; all data goes there, and the rest reads as
- * zero.  No two windows share a block of GOW.
+ * zero.  No two windows share a block, which is the format's cluster.
  */
 #ifndef VT_FORMAT_MODEL_H
 #define VT_FORMAT_MODEL_H
@@ -11,23 +11,31 @@
 #include <stdbool.h>
 
 #include "drivers/random.h"
+#include "drivers/stack.h"
 #include "util/range.h"
 #include "vdisk.h"
 
-#define VT_BLOCK_BYTES  65536u
-#define VT_WINDOWS_MAX  4u
-#define VT_WINDOW_BYTES (9u * VT_BLOCK_BYTES)
+#define VT_WINDOWS_MAX   4u
+#define VT_WINDOW_BLOCKS 9u
 
-/* What is known of a block since the session began. */
+/* What is known of a block; the last two since the session began. */
 enum vt_block_flag {
-    VT_BLOCK_ALLOCATED = 1 << 0, /* now */
-    VT_BLOCK_TOUCHED = 1 << 1,   /* changed, allocated or unmapped for certain */
-    VT_BLOCK_UNSURE = 1 << 2     /* the format was free to change it or not */
+    VT_BLOCK_ALLOCATED = 1 << 0, /* in the image itself, now */
+    VT_BLOCK_LOOSE = 1 << 1,     /* overlays: in the image itself, or not yet */
+    VT_BLOCK_TOUCHED = 1 << 2,   /* changed, allocated or unmapped for certain */
+    VT_BLOCK_UNSURE = 1 << 3     /* the format was free to change it or not */
+};
+
+/* Who says what is in the image itself. */
+enum vt_tracking {
+    VT_TRACK_NOTHING,
+    VT_TRACK_GOW,    /* blocks with data, exactly; whole ones that are discarded read as zero */
+    VT_TRACK_OVERLAY /* blocks that do not show the image behind any more */
 };
 
 struct vt_window {
     struct vd_range guest; /* clipped by the size of the disk when used */
-    uint8_t *bytes;        /* guest.length, at most VT_WINDOWS_MAX * VT_WINDOW_BYTES */
+    uint8_t *bytes;        /* guest.length, at most vt_model_window_bytes_max() */
     uint64_t first_block;
     uint32_t block_entries;
     uint8_t *blocks;    /* of enum vt_block_flag */
@@ -36,16 +44,21 @@ struct vt_window {
 
 struct vt_model {
     uint64_t size; /* of the disk now */
-    bool is_gow;   /* blocks are tracked, and whole ones that are discarded read as zero */
-    bool changed;  /* since the session began, for certain */
+    uint32_t block_bytes;
+    enum vt_tracking tracking;
+    bool changed; /* since the session began, for certain */
     bool maybe_changed;
     unsigned window_entries;
     struct vt_window windows[VT_WINDOWS_MAX];
 };
 
-/* For a disk that never grows past @size_max. */
-void vt_model_init(struct vt_model *model, uint64_t size, uint64_t size_max, bool is_gow);
+/* For the disk of @stack, which never grows past the size it has now; to begin with it reads as the
+ * images behind. */
+void vt_model_init(struct vt_model *model, const struct vt_stack *stack);
 void vt_model_free(struct vt_model *model);
+
+/* Room that is enough for every window. */
+uint64_t vt_model_window_bytes_max(const struct vt_model *model);
 
 /* A range within one window and the disk, of at most @length_max bytes; length 0: none here now. */
 struct vd_range vt_model_draw(const struct vt_model *model, struct vt_random *random,

@@ -23,19 +23,41 @@ void vt_run_compare(struct vt_run *run)
 }
 
 /* GOW: a block has a place in the file if and only if it is allocated. */
-static void expect_allocation(struct vt_run *run, const struct vdisk_extent *extent)
+static void expect_allocated(const struct vdisk_extent *extent, uint64_t block, uint8_t flags)
 {
+    bool expected = (flags & VT_BLOCK_ALLOCATED) != 0;
+    if (expected != ((extent->flags & VDISK_EXTENT_OFFSET) != 0))
+        fail_msg("block %" PRIu64 " is %sallocated", block, expected ? "not " : "");
+}
+
+/* An overlay: what was changed is here, all else is behind. */
+static void expect_depth(const struct vdisk_extent *extent, uint64_t block, uint8_t flags)
+{
+    if (flags & VT_BLOCK_LOOSE)
+        return;
+    if (((flags & VT_BLOCK_ALLOCATED) != 0) != (extent->depth == 0))
+        fail_msg("block %" PRIu64 " is at depth %" PRIu32 ", flags 0x%x", block, extent->depth,
+                 flags);
+    if (extent->depth == 0)
+        assert_true(extent->flags & VDISK_EXTENT_PRESENT);
+}
+
+/* Are the blocks of @extent where they should be? */
+static void expect_places(struct vt_run *run, const struct vdisk_extent *extent)
+{
+    uint64_t unit = run->model.block_bytes;
     uint64_t end = extent->offset + extent->length;
-    for (uint64_t at = extent->offset; at < end; at += VT_BLOCK_BYTES - at % VT_BLOCK_BYTES) {
+    for (uint64_t at = extent->offset; at < end; at += unit - at % unit) {
         struct vt_window *window = NULL;
-        uint64_t block = at / VT_BLOCK_BYTES;
+        uint64_t block = at / unit;
         for (unsigned i = 0; i < run->model.window_entries; i++)
             if (block - run->model.windows[i].first_block < run->model.windows[i].block_entries)
                 window = &run->model.windows[i];
-        bool expected =
-            window && (window->blocks[block - window->first_block] & VT_BLOCK_ALLOCATED);
-        if (expected != ((extent->flags & VDISK_EXTENT_OFFSET) != 0))
-            fail_msg("block %" PRIu64 " is %sallocated", block, expected ? "not " : "");
+        uint8_t flags = window ? window->blocks[block - window->first_block] : 0;
+        if (run->model.tracking == VT_TRACK_GOW)
+            expect_allocated(extent, block, flags);
+        else if (window)
+            expect_depth(extent, block, flags);
         if (!window) /* from here to the next window it is all the same */
             return;
     }
@@ -48,14 +70,14 @@ static void expect_extent(struct vt_run *run, const struct vdisk_extent *extent,
     bool zero = (extent->flags & VDISK_EXTENT_ZERO) != 0;
     assert_int_equal(extent->offset, offset);
     assert_true(extent->length > 0 && extent->length <= limit);
-    assert_int_equal(extent->depth, 0);
+    assert_true(extent->depth < run->subject.stack.level_entries);
     assert_true(data != zero);
     if (extent->flags & VDISK_EXTENT_OFFSET)
         assert_non_null(extent->host_name);
     if (zero)
         assert_true(vt_model_is_zero(&run->model, vd_range(offset, extent->length)));
-    if (run->model.is_gow)
-        expect_allocation(run, extent);
+    if (run->model.tracking != VT_TRACK_NOTHING)
+        expect_places(run, extent);
 }
 
 static void walk_range(struct vt_run *run, struct vd_range rest)
@@ -121,9 +143,10 @@ static void op_discard(struct vt_run *run, struct vd_range guest)
     for (unsigned i = 0; i < run->model.window_entries; i++) {
         struct vt_window *window = &run->model.windows[i];
         struct vd_range visible = vt_model_visible(&run->model, window);
-        uint64_t block = vd_round_down(window->guest.offset, VT_BLOCK_BYTES);
+        uint64_t unit = run->model.block_bytes;
         if (visible.length == 0 ||
-            !vd_ranges_overlap(guest, vd_range(block, window->block_entries * VT_BLOCK_BYTES)))
+            !vd_ranges_overlap(guest, vd_range(vd_round_down(window->guest.offset, unit),
+                                               window->block_entries * unit)))
             continue;
         memset(run->buf, 0, window->guest.length);
         VT_OK(vdisk_image_pread(run->image, run->buf, visible.length, visible.offset, &vt_err));
@@ -134,8 +157,8 @@ static void op_discard(struct vt_run *run, struct vd_range guest)
 /* From somewhere in one window to somewhere in a later one, if there is one. */
 static struct vd_range draw_long(struct vt_run *run)
 {
-    struct vd_range a = vt_model_draw(&run->model, &run->random, VT_WINDOW_BYTES);
-    struct vd_range b = vt_model_draw(&run->model, &run->random, VT_WINDOW_BYTES);
+    struct vd_range a = vt_model_draw(&run->model, &run->random, run->request_max);
+    struct vd_range b = vt_model_draw(&run->model, &run->random, run->request_max);
     if (a.length == 0 || b.length == 0)
         return vd_range(0, 0);
     uint64_t start = vd_min(a.offset, b.offset);
@@ -165,7 +188,7 @@ static void op_resize(struct vt_run *run)
 static void one_op(struct vt_run *run)
 {
     uint64_t dice = vt_random_below(&run->random, 1000);
-    struct vd_range guest = vt_model_draw(&run->model, &run->random, VT_WINDOW_BYTES);
+    struct vd_range guest = vt_model_draw(&run->model, &run->random, run->request_max);
     run->ops_done++;
     if (guest.length == 0) { /* a window that the disk does not reach now */
         if (dice < 100)
@@ -231,9 +254,9 @@ static void close_and_check(struct vt_run *run)
     VT_OK(vdisk_image_close(run->image, &vt_err));
     run->image = NULL;
     vt_subject_expect_sound(&run->subject);
-    if (run->model.is_gow)
+    if (run->model.tracking == VT_TRACK_GOW)
         expect_generation(run);
-    if (strcmp(run->subject.format, "gow3") == 0)
+    if (strcmp(run->subject.stack.levels[0].format, "gow3") == 0)
         expect_versions(run);
     vt_model_session(&run->model);
 
@@ -245,15 +268,29 @@ static void close_and_check(struct vt_run *run)
     run->image = NULL;
 }
 
-void vt_run_format(const char *format, enum vt_place place, uint64_t size, uint64_t ops,
+/* The images behind have data in the windows, and behind the end of this disk. */
+static void create_subject(struct vt_run *run, const struct vt_stack *stack, enum vt_place place)
+{
+    struct vd_range windows[VT_WINDOWS_MAX];
+    unsigned entries = run->model.window_entries;
+    for (unsigned i = 0; i < entries; i++)
+        windows[i] = run->model.windows[i].guest;
+    windows[entries - 1].length += 5 * (uint64_t)run->model.block_bytes;
+    vt_subject_create(&run->subject, stack, place, windows, entries);
+}
+
+void vt_run_format(const char *name, enum vt_place place, uint64_t size, uint64_t ops,
                    uint64_t seed)
 {
     struct vt_run run = {.random = {seed}, .size_max = size};
-    print_message("# %s on %s, %" PRIu64 " bytes: %" PRIu64 " operations, seed %" PRIu64 "\n",
-                  format, vt_place_name(place), size, ops, seed);
-    run.buf = vt_calloc(VT_WINDOWS_MAX, VT_WINDOW_BYTES);
-    vt_subject_create(&run.subject, format, place, size);
-    vt_model_init(&run.model, size, size, vt_format_is_gow(format));
+    struct vt_stack stack;
+    print_message("# %s on %s, %" PRIu64 " bytes: %" PRIu64 " operations, seed %" PRIu64 "\n", name,
+                  vt_place_name(place), size, ops, seed);
+    vt_stack_init(&stack, name, size, seed);
+    vt_model_init(&run.model, &stack);
+    run.request_max = VT_WINDOW_BLOCKS * (uint64_t)run.model.block_bytes;
+    run.buf = vt_calloc(1, vt_model_window_bytes_max(&run.model));
+    create_subject(&run, &stack, place);
     while (run.ops_done < ops) {
         /* Some sessions do nothing, or next to nothing. */
         uint64_t session = vt_random_chance(&run.random, 20)

@@ -13,16 +13,18 @@ struct vt_run {
     struct vdisk_image *image; /* NULL between sessions */
     uint8_t *buf;              /* room for the largest window */
     uint64_t size_max;
+    uint64_t request_max;
     uint64_t generation;
     uint64_t ops_done;
 };
 
-/* Makes an image of @size bytes, does @ops operations in some sessions, and checks everything. */
-void vt_run_format(const char *format, enum vt_place place, uint64_t size, uint64_t ops,
+/* Makes the images of @stack (drivers/stack.h) with a disk of @size bytes, does @ops operations in
+ * some sessions, and checks everything. */
+void vt_run_format(const char *stack, enum vt_place place, uint64_t size, uint64_t ops,
                    uint64_t seed);
 
 /* The same model, by threads that own stripes of it which share blocks. */
-void vt_run_threads(const char *format, enum vt_place place, uint64_t ops, uint64_t seed);
+void vt_run_threads(const char *stack, enum vt_place place, uint64_t ops, uint64_t seed);
 
 /* All windows of @run's image against the model. */
 void vt_run_compare(struct vt_run *run);

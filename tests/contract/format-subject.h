@@ -1,10 +1,9 @@
 /* SPDX-License-Identifier: MIT */
-/* An image of one format on one kind of storage, to be opened again and again. */
+/* An image, perhaps of several files, on one kind of storage, to be opened again and again. */
 #ifndef VT_FORMAT_SUBJECT_H
 #define VT_FORMAT_SUBJECT_H
 
-#include "storage/storage.h"
-#include "vdisk.h"
+#include "drivers/stack.h"
 
 enum vt_place {
     VT_PLACE_MEM,
@@ -15,18 +14,18 @@ enum vt_place {
 };
 
 struct vt_subject {
-    const char *format;
+    struct vt_stack stack;
     enum vt_place place;
-    struct vd_storage *mem; /* MEM, KEEP: the content between opens */
-    char path[256];         /* else */
+    struct vd_storage *mem[VT_STACK_FILES_MAX]; /* MEM, KEEP: the content between opens */
+    char folder[128];                           /* else: where the files are */
 };
 
 const char *vt_place_name(enum vt_place place);
-bool vt_format_is_gow(const char *format);
 
-/* Makes an empty image of @size bytes. */
-void vt_subject_create(struct vt_subject *subject, const char *format, enum vt_place place,
-                       uint64_t size);
+/* Makes the images of @stack.  Those behind have data in @windows. */
+void vt_subject_create(struct vt_subject *subject, const struct vt_stack *stack,
+                       enum vt_place place, const struct vd_range *windows,
+                       unsigned window_entries);
 void vt_subject_destroy(struct vt_subject *subject);
 
 /* Does this place exist here?  (A file system may know no direct I/O.) */

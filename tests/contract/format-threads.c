@@ -14,15 +14,20 @@
 #include "util/workers.h"
 
 #define THREADS      4u
-#define DISK_BYTES   (24u * VT_BLOCK_BYTES + 1024u)
-#define PAIR_BYTES   190000u /* a short stripe and a long one */
-#define SHORT_BYTES  40000u
-#define REQUEST_MAX  150000u
 #define FLUSH_CHANCE 400u
+
+/* Lengths, which go with the size of blocks. */
+struct cut {
+    uint64_t disk_bytes;
+    uint64_t pair_bytes; /* a short stripe and a long one */
+    uint64_t short_bytes;
+    uint64_t request_max;
+};
 
 struct crew {
     struct vdisk_image *image;
-    uint8_t *bytes; /* DISK_BYTES: what the disk holds; each byte used by its owner only */
+    struct cut cut;
+    uint8_t *bytes; /* what the disk holds; each byte used by its owner only */
     uint64_t ops;   /* of each thread */
     uint64_t seed;
 };
@@ -31,25 +36,35 @@ struct member {
     struct crew *crew;
     struct vt_random random;
     unsigned index;
-    uint8_t buf[REQUEST_MAX];
+    uint8_t *buf; /* crew->cut.request_max */
 };
 
-static struct vd_range stripe(uint64_t number)
+static struct cut cut_for(uint64_t block)
 {
-    uint64_t start = number / 2 * PAIR_BYTES + (number & 1) * SHORT_BYTES;
-    uint64_t end = number / 2 * PAIR_BYTES + ((number & 1) ? PAIR_BYTES : SHORT_BYTES);
-    if (start >= DISK_BYTES)
-        return vd_range(DISK_BYTES, 0);
-    return vd_range(start, vd_min(end, DISK_BYTES) - start);
+    return (struct cut){.disk_bytes = 24 * block + 1024,
+                        .pair_bytes = block * 29 / 10 + 3,
+                        .short_bytes = block * 6 / 10 + 5,
+                        .request_max = block * 9 / 4};
+}
+
+static struct vd_range stripe(const struct cut *cut, uint64_t number)
+{
+    uint64_t start = number / 2 * cut->pair_bytes + (number & 1) * cut->short_bytes;
+    uint64_t end =
+        number / 2 * cut->pair_bytes + ((number & 1) ? cut->pair_bytes : cut->short_bytes);
+    if (start >= cut->disk_bytes)
+        return vd_range(cut->disk_bytes, 0);
+    return vd_range(start, vd_min(end, cut->disk_bytes) - start);
 }
 
 static struct vd_range draw(struct member *member)
 {
+    const struct cut *cut = &member->crew->cut;
     struct vd_range mine;
     do
-        mine = stripe(vt_random_below(&member->random, 8) * THREADS + member->index);
+        mine = stripe(cut, vt_random_below(&member->random, 8) * THREADS + member->index);
     while (mine.length == 0);
-    uint64_t length = vt_random_below(&member->random, vd_min(mine.length, REQUEST_MAX)) + 1;
+    uint64_t length = vt_random_below(&member->random, vd_min(mine.length, cut->request_max)) + 1;
     if (vt_random_chance(&member->random, 40))
         length = vd_min(length, 5000);
     return vd_range(mine.offset + vt_random_below(&member->random, mine.length - length + 1),
@@ -137,29 +152,38 @@ static int member_run(void *work, unsigned index, struct vdisk_error *err)
     struct member *member = vt_calloc(1, sizeof(*member));
     int ret = 0;
     member->crew = crew;
+    member->buf = vt_calloc(1, crew->cut.request_max);
     member->index = index;
     member->random.state = vt_mix(crew->seed + index);
     for (uint64_t i = 0; i < crew->ops && ret == 0; i++)
         ret = member_op(member, err);
+    free(member->buf);
     free(member);
     return ret;
 }
 
-static void expect_bytes(struct vdisk_image *image, const uint8_t *bytes)
+static void expect_bytes(const struct crew *crew)
 {
-    uint8_t *buf = vt_calloc(1, DISK_BYTES);
-    VT_OK(vdisk_image_pread(image, buf, DISK_BYTES, 0, &vt_err));
-    assert_memory_equal(buf, bytes, DISK_BYTES);
+    uint8_t *buf = vt_calloc(1, crew->cut.disk_bytes);
+    VT_OK(vdisk_image_pread(crew->image, buf, crew->cut.disk_bytes, 0, &vt_err));
+    assert_memory_equal(buf, crew->bytes, crew->cut.disk_bytes);
     free(buf);
 }
 
-void vt_run_threads(const char *format, enum vt_place place, uint64_t ops, uint64_t seed)
+void vt_run_threads(const char *name, enum vt_place place, uint64_t ops, uint64_t seed)
 {
+    struct vt_stack stack;
     struct vt_subject subject;
-    struct crew crew = {.bytes = vt_calloc(1, DISK_BYTES), .seed = seed};
-    print_message("# %s on %s, %u threads: %" PRIu64 " operations, seed %" PRIu64 "\n", format,
+    struct crew crew = {.seed = seed};
+    print_message("# %s on %s, %u threads: %" PRIu64 " operations, seed %" PRIu64 "\n", name,
                   vt_place_name(place), THREADS, ops, seed);
-    vt_subject_create(&subject, format, place, DISK_BYTES);
+    vt_stack_init(&stack, name, 512, seed); /* for the size of its blocks */
+    crew.cut = cut_for(vt_stack_block_bytes(&stack));
+    vt_stack_init(&stack, name, crew.cut.disk_bytes, seed);
+    struct vd_range all = vd_range(0, crew.cut.disk_bytes);
+    crew.bytes = vt_calloc(1, all.length);
+    vt_stack_read_backing(&stack, all, crew.bytes);
+    vt_subject_create(&subject, &stack, place, &all, 1);
 
     unsigned sessions = 4;
     crew.ops = ops / THREADS / sessions + 1;
@@ -167,11 +191,11 @@ void vt_run_threads(const char *format, enum vt_place place, uint64_t ops, uint6
         crew.seed = vt_mix(seed + i);
         crew.image = vt_subject_open(&subject, VDISK_OPEN_WRITE);
         VT_OK(vd_workers_run(THREADS, member_run, &crew, &vt_err));
-        expect_bytes(crew.image, crew.bytes);
+        expect_bytes(&crew);
         VT_OK(vdisk_image_close(crew.image, &vt_err));
         vt_subject_expect_sound(&subject);
         crew.image = vt_subject_open(&subject, 0);
-        expect_bytes(crew.image, crew.bytes);
+        expect_bytes(&crew);
         VT_OK(vdisk_image_close(crew.image, &vt_err));
     }
     vt_subject_destroy(&subject);

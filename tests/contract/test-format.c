@@ -3,7 +3,7 @@
  * One suite for every format driver: random operations against plain arrays, on every kind of
  * storage, with sizes of the disk at corners.
  *
- *   test-format FORMAT
+ *   test-format STACK     such as gow3, or qed-4k-1-over-raw: drivers/stack.h
  *
  * VD_TEST_OPS: operations in memory, default 20000; 1000000 for a full run.  On files a fifth of
  *              it, as they wait for the disk at every flush.
@@ -20,7 +20,7 @@
 #define GIB (UINT64_C(1) << 30)
 
 struct setting {
-    const char *format;
+    const char *stack;
     uint64_t ops;
     uint64_t seed;
     enum vt_place place;
@@ -32,39 +32,48 @@ static uint64_t number_from(const char *variable, uint64_t fallback)
     return text ? strtoull(text, NULL, 0) : fallback;
 }
 
-/* The disks; the last ones only where the format and the place can have them. */
-static const uint64_t sizes[] = {
-    512,
-    VT_BLOCK_BYTES - 512,
-    VT_BLOCK_BYTES,
-    3 * VT_BLOCK_BYTES + 512,
-    2 * MIB + 1536,
-    128 * MIB + 512,
-    300 * MIB + 98304,
-    64 * GIB,
-    256 * GIB - 512,
-    256 * GIB,
-};
+#define SIZES_MAX 12u
 
-static uint64_t size_limit(const struct setting *setting)
+/* The disks; the last ones only where the format and the place can have them. */
+static size_t make_sizes(const struct setting *setting, uint64_t sizes[SIZES_MAX])
 {
-    if (strcmp(setting->format, "gow1") == 0)
-        return 64 * GIB;
-    if (vt_format_is_gow(setting->format))
-        return 256 * GIB;
-    return setting->place <= VT_PLACE_KEEP ? 256 * GIB : 300 * MIB + 98304;
+    struct vt_stack stack;
+    vt_stack_init(&stack, setting->stack, 512, 0);
+    const uint64_t block = vt_stack_block_bytes(&stack);
+    const uint64_t all[SIZES_MAX] = {
+        512,
+        block - 512,
+        block,
+        3 * block + 512,
+        2 * MIB + 1536,
+        37 * block + 3 * 512,
+        128 * MIB + 512,
+        300 * MIB + 98304,
+        vt_stack_region_bytes(&stack) + 5 * block + 512,
+        64 * GIB,
+        256 * GIB - 512,
+        256 * GIB,
+    };
+    uint64_t size_max = vd_min(vt_stack_size_max(&stack), 256 * GIB);
+    bool has_metadata = strncmp(setting->stack, "gow", 3) == 0;
+    if (setting->place > VT_PLACE_KEEP && !has_metadata)
+        size_max = vd_min(size_max, 300 * MIB + 98304);
+    size_t count = 0;
+    for (size_t i = 0; i < SIZES_MAX; i++)
+        if (all[i] <= size_max)
+            sizes[count++] = all[i];
+    return count;
 }
 
 static void test_random_operations(void **state)
 {
     const struct setting *setting = *state;
-    size_t count = 0;
-    while (count < sizeof(sizes) / sizeof(sizes[0]) && sizes[count] <= size_limit(setting))
-        count++;
+    uint64_t sizes[SIZES_MAX];
+    size_t count = make_sizes(setting, sizes);
     if (!vt_place_works(setting->place))
         skip();
     for (size_t i = 0; i < count; i++)
-        vt_run_format(setting->format, setting->place, sizes[i], setting->ops / count + 1,
+        vt_run_format(setting->stack, setting->place, sizes[i], setting->ops / count + 1,
                       vt_mix(setting->seed + i));
 }
 
@@ -73,15 +82,17 @@ static void test_threads(void **state)
     const struct setting *setting = *state;
     if (!vt_place_works(setting->place))
         skip();
-    vt_run_threads(setting->format, setting->place, setting->ops / 2, setting->seed);
+    vt_run_threads(setting->stack, setting->place, setting->ops / 2, setting->seed);
 }
 
 static void test_refuses_what_is_outside(void **state)
 {
     const struct setting *setting = *state;
+    struct vt_stack stack;
     struct vt_subject subject;
     uint8_t buf[1024];
-    vt_subject_create(&subject, setting->format, VT_PLACE_MEM, MIB);
+    vt_stack_init(&stack, setting->stack, MIB, setting->seed);
+    vt_subject_create(&subject, &stack, VT_PLACE_MEM, NULL, 0);
     struct vdisk_image *image = vt_subject_open(&subject, VDISK_OPEN_WRITE);
     struct vdisk_extent extent;
     VT_FAILS(EINVAL, vdisk_image_pread(image, buf, 1024, MIB - 512, &vt_err));
@@ -105,9 +116,11 @@ static void test_refuses_what_is_outside(void **state)
 static void test_read_only_is_read_only(void **state)
 {
     const struct setting *setting = *state;
+    struct vt_stack stack;
     struct vt_subject subject;
     uint8_t buf[512] = {1};
-    vt_subject_create(&subject, setting->format, VT_PLACE_MEM, MIB);
+    vt_stack_init(&stack, setting->stack, MIB, setting->seed);
+    vt_subject_create(&subject, &stack, VT_PLACE_MEM, NULL, 0);
     struct vdisk_image *image = vt_subject_open(&subject, 0);
     VT_FAILS(EROFS, vdisk_image_pwrite(image, buf, 512, 0, &vt_err));
     VT_FAILS(EROFS, vdisk_image_write_zeroes(image, 0, 512, 0, &vt_err));
@@ -124,12 +137,12 @@ int main(int argc, char **argv)
 {
     cmocka_set_message_output(CM_OUTPUT_TAP);
     if (argc != 2) {
-        fprintf(stderr, "usage: test-format FORMAT\n");
+        fprintf(stderr, "usage: test-format STACK\n");
         return 2;
     }
     struct setting settings[VT_PLACES];
     for (enum vt_place place = 0; place < VT_PLACES; place++)
-        settings[place] = (struct setting){.format = argv[1],
+        settings[place] = (struct setting){.stack = argv[1],
                                            .ops = number_from("VD_TEST_OPS", 20000) /
                                                   (place == VT_PLACE_MEM    ? 1
                                                    : place == VT_PLACE_KEEP ? 2
