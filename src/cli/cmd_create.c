@@ -13,17 +13,16 @@
 
 static const struct vd_cli_option options[] = {
     {'o', NULL, "KEY=VALUE,...", "options of the format; -o help lists them"},
-    /* qemu-img's, refused: no format that can be created has backing files. */
-    {'b', NULL, "BACKING", NULL},
-    {'F', NULL, "FMT", NULL},
-    {'u', NULL, NULL, NULL},
+    {'b', NULL, "BACKING", "make an overlay on BACKING: only what is written to it takes space"},
+    {'B', NULL, "BACKING", NULL}, /* as newer versions of qemu-img call it */
+    {'F', NULL, "FMT", "format of BACKING"},
+    {'u', NULL, NULL, "do not open BACKING, which need not be there; SIZE is needed then"},
     {0},
 };
 
 struct create_args {
     struct vd_optlist list;
-    bool has_backing;
-    char backing_option;
+    struct vdisk_create_options create;
 };
 
 static int take(struct vd_cli *cli, void *opaque, int key, const char *value)
@@ -36,27 +35,22 @@ static int take(struct vd_cli *cli, void *opaque, int key, const char *value)
         if (vd_optlist_parse(&args->list, value, &err) < 0)
             return vd_cli_fail(&err);
         break;
-    default: /* b, F, u */
-        args->has_backing = true;
-        args->backing_option = (char)key;
+    case 'F':
+        args->create.backing_format = value;
+        break;
+    case 'u':
+        args->create.flags |= VDISK_CREATE_NO_CHECK;
+        break;
+    default: /* b, B */
+        args->create.backing = value;
         break;
     }
     return VD_CLI_GO;
 }
 
-static int print_result(const struct vd_cli *cli, const char *name, const char *format,
-                        const struct vdisk_create_options *create)
+static int print_json(const char *name, const char *format,
+                      const struct vdisk_create_options *create)
 {
-    if (!cli->json) {
-        /* As qemu-img: said first, so that it is seen while space is being set aside. */
-        CLEANUP_FREE char *shown = vd_cli_shown_name(name);
-        printf("Formatting '%s', fmt=%s size=%" PRIu64, shown ? shown : "", format, create->size);
-        if (create->preallocation != VDISK_PREALLOCATION_OFF)
-            printf(" preallocation=%s", vd_preallocation_name(create->preallocation));
-        printf("\n");
-        fflush(stdout);
-        return 0;
-    }
     struct vd_json json;
     vd_json_begin_object(&json);
     vd_json_put_name(&json, json.root, "filename", name);
@@ -64,60 +58,100 @@ static int print_result(const struct vd_cli *cli, const char *name, const char *
     vd_json_put_u64(&json, json.root, "virtual-size", create->size);
     vd_json_put_text(&json, json.root, "preallocation",
                      vd_preallocation_name(create->preallocation));
+    if (create->backing) {
+        vd_json_put_name(&json, json.root, "backing-filename", create->backing);
+        vd_json_put_text(&json, json.root, "backing-filename-format", create->backing_format);
+    }
+    if (create->data_file)
+        vd_json_put_name(&json, json.root, "data-file", create->data_file);
     return vd_json_print(&json);
 }
 
-static int create(struct vd_cli *cli, const char *name, const char *size_text,
-                  struct vd_optlist *list)
+static void print_human(const char *name, const char *format,
+                        const struct vdisk_create_options *create)
 {
+    CLEANUP_FREE char *shown = vd_cli_shown_name(name);
+    printf("Formatting '%s', fmt=%s size=%" PRIu64, shown ? shown : "", format, create->size);
+    vd_create_options_tell(format, create);
+    printf("\n");
+    fflush(stdout);
+}
+
+/* The size that the image has got from the files it is made on, which the user has named. */
+static int find_size(const struct vd_cli *cli, const char *name, const char *format,
+                     struct vdisk_create_options *create)
+{
+    struct vdisk_gate gate = {.struct_bytes = sizeof(gate), .flags = VDISK_GATE_ANY};
+    struct vdisk_open_options open = vd_cli_open_options(cli, format, VDISK_OPEN_NO_BACKING);
+    struct vdisk_image *image;
+    struct vdisk_error err = {0};
+    open.gate = &gate;
+    if (vdisk_image_open(name, &open, &image, &err) < 0)
+        return vd_cli_fail(&err);
+    create->size = vdisk_image_size(image);
+    return vd_cli_close(image, VD_CLI_GO);
+}
+
+static int create(struct vd_cli *cli, const char *name, const char *size_text,
+                  struct create_args *args)
+{
+    struct vdisk_create_options *create = &args->create;
     const char *format = cli->format ? cli->format : "raw";
     if (strcmp(format, "gow") == 0)
         format = "gow3";
-    if (list->wants_help) {
+    if (args->list.wants_help) {
         vd_create_options_print(format);
         return 0;
     }
-    struct vdisk_create_options create = {.struct_bytes = sizeof(create)};
-    int status = vd_create_options_take(list, format, size_text, false, &create);
+    int status = vd_create_options_take(&args->list, format, size_text, false, create);
     if (status != VD_CLI_GO)
         return status;
     if (!name)
-        return vd_cli_usage_error(cli, "too few arguments: FILE SIZE wanted");
+        return vd_cli_usage_error(cli, "too few arguments: FILE [SIZE] wanted");
+    create->network = &cli->network;
+    create->gate = &cli->gate;
 
-    if (!cli->quiet && !cli->json)
-        print_result(cli, name, format, &create);
+    /* As qemu-img: said first, so that it is seen while space is being set aside. */
+    bool has_size = create->size || (!create->backing && !create->data_file);
+    bool tells = !cli->quiet && !cli->json;
+    if (tells && has_size)
+        print_human(name, format, create);
     struct vdisk_error err = {0};
-    if (vdisk_image_create(name, format, &create, &err) < 0)
+    if (vdisk_image_create(name, format, create, &err) < 0)
         return vd_cli_fail(&err);
-    return cli->json ? print_result(cli, name, format, &create) : 0;
+    if (!has_size && !cli->quiet)
+        status = find_size(cli, name, format, create);
+    if (status != VD_CLI_GO)
+        return status;
+    if (tells && !has_size)
+        print_human(name, format, create);
+    return cli->json ? print_json(name, format, create) : 0;
 }
 
 static int run(struct vd_cli *cli, int argc, char **argv)
 {
-    struct create_args args = {0};
+    struct create_args args = {.create = {.struct_bytes = sizeof(args.create)}};
     int status = vd_cli_parse(cli, argc, argv, take, &args);
-    if (status == VD_CLI_GO && args.has_backing)
-        status = vd_cli_usage_error(cli,
-                                    "-%c: none of the formats that can be created has backing "
-                                    "files; copy the image with 'vdisk convert' instead",
-                                    args.backing_option);
     if (status == VD_CLI_GO)
         status = vd_cli_want_operands(cli, args.list.wants_help ? 0 : 1, 2, "FILE [SIZE]");
     if (status == VD_CLI_GO)
         status = create(cli, cli->operand_count > 0 ? cli->operands[0] : NULL,
-                        cli->operand_count > 1 ? cli->operands[1] : NULL, &args.list);
+                        cli->operand_count > 1 ? cli->operands[1] : NULL, &args);
     vd_optlist_free(&args.list);
     return status;
 }
 
 const struct vd_cli_verb vd_cmd_create = {
     .name = "create",
-    .synopsis = "[-f FMT] [-o OPTIONS] [-q] [--output=human|json] FILE [SIZE]",
+    .synopsis = "[-f FMT] [-o OPTIONS] [-b BACKING -F FMT [-u]] [-q] [--output=human|json] "
+                "FILE [SIZE]",
     .help = "Make a new, empty image",
     .text =
         "FMT is raw if not given; gow means gow3.  SIZE is in bytes, or with a suffix k, M, G,\n"
-        "T, P or E; -o size=SIZE gives it as well.  An existing FILE is emptied.\n",
-    .common = VD_CLI_FORMAT | VD_CLI_QUIET | VD_CLI_OUTPUT,
+        "T, P or E; -o size=SIZE gives it as well.  An overlay is as large as BACKING unless told\n"
+        "otherwise; a relative name of BACKING counts from the directory of FILE.  An existing\n"
+        "FILE is emptied.\n",
+    .common = VD_CLI_FORMAT | VD_CLI_QUIET | VD_CLI_OUTPUT | VD_CLI_NETWORK | VD_CLI_GATE,
     .options = options,
     .run = run,
 };

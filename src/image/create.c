@@ -78,6 +78,39 @@ int vd_image_open_backing(const char *name, const struct vdisk_create_options *o
     return ret;
 }
 
+/* Which format has the file that is named as the backing file of @name?  NULL: nobody knows. */
+static const char *detect_format(const char *name, const struct vdisk_create_options *options)
+{
+    struct vd_storage_options open = {.flags = VD_STORAGE_SHARE, .network = options->network};
+    const struct vd_format_driver *driver = NULL;
+    struct vd_storage *file;
+    struct vd_named named;
+    if (vd_named_resolve(&named, name, options->backing, NULL) == 0 &&
+        vd_storage_open(named.path, &open, &file, NULL) == 0) {
+        if (vd_format_probe(file, &driver, NULL) < 0)
+            driver = NULL;
+        vd_storage_close(file);
+    }
+    vd_named_free(&named);
+    return driver ? vd_format_driver_name(driver) : NULL;
+}
+
+int vd_image_check_backing_format(const char *name, const struct vdisk_create_options *options,
+                                  struct vdisk_error *err)
+{
+    if (!options->backing || options->backing_format)
+        return 0;
+    const char *format =
+        options->flags & VDISK_CREATE_NO_CHECK ? NULL : detect_format(name, options);
+    if (!format)
+        return vd_err_set(err, EINVAL, "%s: Backing file specified without backing format: name it",
+                          name);
+    return vd_err_set(err, EINVAL,
+                      "%s: Backing file specified without backing format: name it. Detected format "
+                      "of %s.",
+                      name, format);
+}
+
 /* Is the backing file good?  Its size becomes that of the new disk if nobody gave one. */
 static int look_at_backing(const char *name, struct vdisk_create_options *options,
                            struct vdisk_error *err)
@@ -202,7 +235,12 @@ int vdisk_image_create(const char *name, const char *format,
                        const struct vdisk_create_options *options, struct vdisk_error *err)
 {
     const struct vd_format_driver *driver;
-    int ret = vd_image_check_create(format, options, &driver, err);
+    int ret = check_struct(options, err);
+    if (ret == 0)
+        ret = vd_image_check_backing_format(name, options, err);
+    if (ret < 0)
+        return ret;
+    ret = vd_image_check_create(format, options, &driver, err);
     if (ret < 0)
         return vd_err_prefix(err, ret, "%s: ", name);
 

@@ -27,6 +27,13 @@ int vd_image_check_create(const char *format, const struct vdisk_create_options 
                           const struct vd_format_driver **driver, struct vdisk_error *err);
 
 /*
+ * Is there a format for the backing file, if @options name one, of an image that will be called
+ * @name?  The message tells what it looks like.  Asked first.
+ */
+int vd_image_check_backing_format(const char *name, const struct vdisk_create_options *options,
+                                  struct vdisk_error *err);
+
+/*
  * Makes a new image in place, over whatever is at @place.  @name: what it will be called in the
  * end, for the names in it.  @is_durable: on stable storage when this returns; else nothing is
  * waited for.

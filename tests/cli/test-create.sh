@@ -48,11 +48,12 @@ want 1 'unknown preallocation' vdisk create -o preallocation=metadata h 1M
 err_is "vdisk: -o preallocation: 'metadata' is none of off, falloc, full"
 want 1 'empty option' vdisk create -o size=1M, h
 err_has '^vdisk: Invalid option list: size=1M,: an option without a name$'
-for option in '-b base' '-F raw' '-u'; do
-    # shellcheck disable=SC2086 # two words
-    want 1 "backing files: $option" vdisk create $option h 1M
-    err_has "^vdisk: create: ${option%% *}: none of the formats .* has backing files"
-done
+want 1 'backing files' vdisk create -b base -F raw h 1M
+err_is "vdisk: Backing file not supported for file format 'raw'"
+want 1 'a format of no backing file' vdisk create -F raw h 1M
+err_is 'vdisk: -F has no meaning without a backing file (-b)'
+want 1 'no backing file to look at' vdisk create -u h 1M
+err_is 'vdisk: -u has no meaning without a backing file (-b)'
 want 1 'too large' vdisk create h 8E
 err_is "vdisk: '8E': Invalid image size specified. Must be between 0 and 9223372036854775807."
 want 1 'no size at all' vdisk create h 1kb
