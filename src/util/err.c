@@ -14,11 +14,20 @@ void vdisk_error_clear(struct vdisk_error *err)
     err->message[0] = '\0';
 }
 
+/* Names come from images too: none of their bytes may act on a terminal, or end the line. */
+static void make_harmless(char *text)
+{
+    for (; *text; text++)
+        if ((unsigned char)*text < ' ' || *text == 0x7f)
+            *text = '?';
+}
+
 static VD_PRINTF(3, 0) void format_message(struct vdisk_error *err, int code, const char *fmt,
                                            va_list args)
 {
     err->code = code;
     vsnprintf(err->message, sizeof(err->message), fmt, args);
+    make_harmless(err->message);
     vd_url_strip_secrets(err->message, VD_URL_ENDS_IN_TEXT);
 }
 
@@ -58,6 +67,7 @@ int vd_err_prefix(struct vdisk_error *err, int ret, const char *fmt, ...)
         int length = vsnprintf(prefix, sizeof(prefix), fmt, args);
         va_end(args);
         if (length > 0) {
+            make_harmless(prefix);
             vd_url_strip_secrets(prefix, VD_URL_ENDS_IN_TEXT);
             size_t prefix_bytes = strlen(prefix);
             size_t limit = sizeof(err->message) - 1;

@@ -95,6 +95,17 @@ static void test_long_messages(void **state)
     assert_int_equal(strlen(err.message), limit);
 }
 
+/* Names of files come from images, and messages go to terminals and logs. */
+static void control_characters_are_not_passed_on(void **state)
+{
+    (void)state;
+    struct vdisk_error err = {0};
+    assert_int_equal(vd_err_set(&err, EPERM, "the file '%s'", "a\033[2Jb\nc\x7f\xc3\xa9"), -EPERM);
+    assert_string_equal(err.message, "the file 'a?[2Jb?c?\xc3\xa9'");
+    vd_err_prefix(&err, -EPERM, "%s: ", "x\ry");
+    assert_string_equal(err.message, "x?y: the file 'a?[2Jb?c?\xc3\xa9'");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
