@@ -105,7 +105,8 @@ enum vdisk_open_flag {
     VDISK_OPEN_DIRECT = 1 << 2,     /**< bypass the page cache (cache=none, directsync) */
     VDISK_OPEN_SYNC = 1 << 3,       /**< every write is durable at once (writethrough) */
     VDISK_OPEN_UNSAFE = 1 << 4,     /**< flush does nothing: for images that can be made again */
-    VDISK_OPEN_CHECK = 1 << 5,      /**< open although inconsistent, for vdisk_image_check() */
+    VDISK_OPEN_CHECK = 1 << 5,      /**< open although inconsistent, for vdisk_image_check(); what
+                                         is behind the image stays closed */
     VDISK_OPEN_SEQUENTIAL = 1 << 6, /**< read once from start to end: keep the page cache small */
     VDISK_OPEN_NO_BACKING = 1 << 7, /**< leave the backing image closed: what needs it fails */
     VDISK_OPEN_FACTS = 1 << 8       /**< for vdisk_image_info() only: what the image names may be

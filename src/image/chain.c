@@ -30,23 +30,31 @@ struct chain {
 
 static bool is_same(const struct member *a, const struct member *b)
 {
-    if (a->identity.known && b->identity.known)
-        return a->identity.device == b->identity.device && a->identity.inode == b->identity.inode;
-    return !vd_storage_name_is_local(a->name) && strcmp(a->name, b->name) == 0;
+    return vd_storage_identity_equals(a->identity, b->identity) ||
+           (!vd_storage_name_is_local(a->name) && strcmp(a->name, b->name) == 0);
 }
 
 /* H2 */
+static int check_is_new(const struct chain *chain, const struct member *member,
+                        struct vdisk_error *err)
+{
+    for (size_t i = 0; i < chain->member_entries; i++)
+        if (is_same(&chain->members[i], member))
+            return vd_err_set(err, ELOOP,
+                              "'%s' is the same file as '%s': a file can be in a chain of images "
+                              "only once",
+                              member->name, chain->members[i].name);
+    return 0;
+}
+
 static int add_member(struct chain *chain, const struct vd_storage *storage,
                       struct vdisk_error *err)
 {
     struct member member = {.identity = vd_storage_identity(storage),
                             .name = vd_storage_name(storage)};
-    for (size_t i = 0; i < chain->member_entries; i++)
-        if (is_same(&chain->members[i], &member))
-            return vd_err_set(err, ELOOP,
-                              "%s: names '%s', which is the same file as '%s': a file can be in a "
-                              "chain of images only once",
-                              chain->bearer, member.name, chain->members[i].name);
+    int ret = check_is_new(chain, &member, err);
+    if (ret < 0)
+        return ret;
     struct member *more =
         realloc(chain->members, (chain->member_entries + 1) * sizeof(*chain->members));
     if (!more)
@@ -65,6 +73,12 @@ static int open_through_gate(struct chain *chain, const char *name,
     int ret = vd_named_resolve(named, chain->bearer, name, err);
     if (ret == 0 && !chain->is_trusted)
         ret = vd_gate_ask(&chain->gate, name, named, &pass, err);
+    /* Before it is opened: the locks on it would be in the way of each other. */
+    if (ret == 0)
+        ret = check_is_new(
+            chain,
+            &(struct member){.identity = vd_storage_identify(named->path), .name = named->path},
+            err);
     if (ret == 0)
         ret = vd_storage_open(named->path, options, storage, err);
     if (ret < 0)
@@ -87,15 +101,14 @@ static int open_named(struct chain *chain, const char *kind, const char *name,
     if (format_name)
         *format_name = ret == 0 ? STEAL_PTR(named.format) : NULL;
     vd_named_free(&named);
-    if (ret < 0)
-        return vd_err_prefix(err, ret, "%s: %s: ", chain->bearer, kind);
-    ret = add_member(chain, *storage, err);
-    if (ret < 0) {
-        vd_storage_close(*storage);
-        if (format_name)
-            free(STEAL_PTR(*format_name));
+    if (ret == 0) {
+        ret = add_member(chain, *storage, err);
+        if (ret < 0)
+            vd_storage_close(*storage);
     }
-    return ret;
+    if (ret < 0 && format_name)
+        free(STEAL_PTR(*format_name));
+    return ret < 0 ? vd_err_prefix(err, ret, "%s: %s: ", chain->bearer, kind) : 0;
 }
 
 /* How the files of the image at the present level are opened. */
@@ -205,6 +218,7 @@ static int new_image(struct vd_storage *file, struct vdisk_image **image, struct
     img->file = file;
     vd_guard_init(&img->guard);
     vd_run_init(&img->known_backing);
+    vd_mutex_init(&img->info_lock);
     *image = img;
     return 0;
 }
@@ -264,9 +278,11 @@ static int open_backing(struct chain *chain, struct vdisk_image *image, struct v
     ret = new_image(file, &image->backing, err);
     if (ret < 0)
         return ret;
+    const char *overlay = chain->bearer;
     chain->level++;
     chain->bearer = vd_storage_name(file);
-    return open_format(chain, image->backing, driver, err);
+    ret = open_format(chain, image->backing, driver, err);
+    return ret < 0 ? vd_err_prefix(err, ret, "%s: backing file: ", overlay) : 0;
 }
 
 static int open_levels(struct chain *chain, struct vdisk_image *top, struct vdisk_error *err)
@@ -281,8 +297,8 @@ static int open_levels(struct chain *chain, struct vdisk_image *top, struct vdis
         ret = add_member(chain, top->file, err);
     if (ret == 0)
         ret = open_format(chain, top, driver, err);
-    bool wants_backing =
-        !(chain->options->open->flags & (VDISK_OPEN_NO_BACKING | VDISK_OPEN_FACTS));
+    bool wants_backing = !(chain->options->open->flags &
+                           (VDISK_OPEN_NO_BACKING | VDISK_OPEN_CHECK | VDISK_OPEN_FACTS));
     for (struct vdisk_image *image = top; ret == 0 && image && wants_backing;
          image = image->backing)
         ret = open_backing(chain, image, err);

@@ -7,6 +7,7 @@
 
 #include "format/format.h"
 #include "image/chain.h"
+#include "image/image_priv.h"
 #include "image/named.h"
 #include "storage/new_file.h"
 #include "util/mem.h"
@@ -32,6 +33,8 @@ static int check_names(const struct vd_format_driver *driver,
         return vd_err_set(err, EINVAL, "format %s has no backing files", format);
     if (options->backing && !options->backing_format)
         return vd_err_set(err, EINVAL, "backing file '%s': name its format too", options->backing);
+    if (options->backing && !*options->backing)
+        return vd_err_set(err, EINVAL, "the name of the backing file is empty");
     if (!options->backing && options->backing_format)
         return vd_err_set(err, EINVAL, "a format of the backing file, and no backing file");
     if (options->data_file && !vd_format_driver_has_data_file(driver))
@@ -111,80 +114,89 @@ int vd_image_check_backing_format(const char *name, const struct vdisk_create_op
                       name, format);
 }
 
+/* Two names of one file, when an image is made, would make it eat itself. */
+static int check_is_other(const char *path, const char *role, const char *other,
+                          struct vdisk_error *err)
+{
+    if (!vd_storage_identity_equals(vd_storage_identify(path), vd_storage_identify(other)))
+        return 0;
+    return vd_err_set(err, EINVAL, "%s '%s' is the same file as '%s'", role, path, other);
+}
+
+/* @name: the new image.  @data_path: its data file, or NULL.  A name that means nothing here may
+ * mean something to others. */
+static int check_backing_name(const char *name, const char *data_path,
+                              const struct vdisk_create_options *options, struct vdisk_error *err)
+{
+    struct vdisk_error inner = {0};
+    struct vd_named named;
+    int ret = vd_named_resolve(&named, name, options->backing, &inner);
+    if (ret == 0)
+        ret = check_is_other(named.path, "backing file", name, &inner);
+    if (ret == 0 && data_path)
+        ret = check_is_other(data_path, "data file", named.path, &inner);
+    vd_named_free(&named);
+    return ret == 0 || ret == -ENOTSUP ? 0 : vd_err_copy(err, &inner);
+}
+
 /* Is the backing file good?  Its size becomes that of the new disk if nobody gave one. */
-static int look_at_backing(const char *name, struct vdisk_create_options *options,
-                           struct vdisk_error *err)
+static int look_at_backing(const char *name, const char *data_path,
+                           struct vdisk_create_options *options, struct vdisk_error *err)
 {
     struct vdisk_image *backing;
-    if (!options->backing || (options->flags & VDISK_CREATE_NO_CHECK))
+    if (!options->backing)
         return 0;
-    int ret = vd_image_open_backing(name, options, 0, &backing, err);
+    int ret = check_backing_name(name, data_path, options, err);
+    if (ret < 0 || (options->flags & VDISK_CREATE_NO_CHECK))
+        return ret;
+    ret = vd_image_open_backing(name, options, 0, &backing, err);
     if (ret < 0)
         return ret;
+    for (struct vdisk_image *image = backing; image && data_path && ret == 0;
+         image = vdisk_image_backing(image))
+        ret = check_is_other(data_path, "data file", vd_storage_name(image->file), err);
     if (!options->size)
         options->size = vdisk_image_size(backing);
-    return vdisk_image_close(backing, err);
+    int closed = vdisk_image_close(backing, err);
+    return ret < 0 ? ret : closed;
 }
 
 /* The data file of an image that is being made. */
 struct data_file {
-    struct vd_storage *storage; /* NULL: none */
-    char *path;
+    char *path; /* NULL: none */
+    struct vd_storage *storage;
     bool is_new;
 };
 
-/* Two names of one file, when an image is made, would make it eat itself. */
-static int check_is_other(const struct data_file *data, const char *name, const char *role,
-                          struct vdisk_error *err)
+static int find_data(struct data_file *data, const char *name,
+                     const struct vdisk_create_options *options, struct vdisk_error *err)
 {
-    struct vd_storage_options options = {.flags = VD_STORAGE_SHARE};
-    struct vd_storage *other;
-    if (vd_storage_open(name, &options, &other, NULL) < 0)
-        return 0; /* nothing is there yet, or nothing that could be a file of ours */
-    struct vd_storage_identity a = vd_storage_identity(data->storage);
-    struct vd_storage_identity b = vd_storage_identity(other);
-    vd_storage_close(other);
-    if (!a.known || !b.known || a.device != b.device || a.inode != b.inode)
+    struct vd_named named;
+    if (!options->data_file)
         return 0;
-    return vd_err_set(err, EINVAL, "data file '%s' is the same file as %s '%s'", data->path, role,
-                      name);
+    int ret = vd_named_resolve(&named, name, options->data_file, err);
+    if (ret == 0) {
+        data->path = STEAL_PTR(named.path);
+        ret = check_is_other(data->path, "data file", name, err);
+    }
+    vd_named_free(&named);
+    return ret;
 }
 
-static int open_data(struct data_file *data, const char *name,
-                     const struct vdisk_create_options *options, struct vdisk_error *err)
+static int open_data(struct data_file *data, struct vdisk_error *err)
 {
     struct vd_storage_options open = {.flags = VD_STORAGE_WRITE};
     struct vdisk_error inner = {0};
-    struct vd_named named;
-    int ret = vd_named_resolve(&named, name, options->data_file, err);
-    data->path = STEAL_PTR(named.path);
-    vd_named_free(&named);
-    if (ret < 0)
-        return ret;
-    ret = vd_storage_open(data->path, &open, &data->storage, &inner);
+    if (!data->path)
+        return 0;
+    int ret = vd_storage_open(data->path, &open, &data->storage, &inner);
     if (ret == -ENOENT) {
         open.flags |= VD_STORAGE_CREATE | VD_STORAGE_EXCLUSIVE;
         vdisk_error_clear(&inner);
         ret = vd_storage_open(data->path, &open, &data->storage, &inner);
         data->is_new = ret == 0;
     }
-    if (ret < 0)
-        return vd_err_copy(err, &inner);
-    return check_is_other(data, name, "the new image", err);
-}
-
-static int check_backing_is_other(const struct data_file *data, const char *name,
-                                  const struct vdisk_create_options *options,
-                                  struct vdisk_error *err)
-{
-    struct vd_named named;
-    if (!options->backing)
-        return 0;
-    int ret = vd_named_resolve(&named, name, options->backing, err);
-    if (ret == 0)
-        ret = check_is_other(data, named.path, "the backing file", err);
-    vd_named_free(&named);
-    return ret;
+    return ret < 0 ? vd_err_copy(err, &inner) : 0;
 }
 
 /* @keep: the image has been made. */
@@ -215,12 +227,11 @@ int vd_image_create_at(const char *place, const char *name, const struct vd_form
     struct vdisk_create_options create = *options;
     struct data_file data = {0};
     struct vd_storage *file;
-    int ret = look_at_backing(name, &create, err);
-    if (ret == 0 && create.data_file) {
-        ret = open_data(&data, name, &create, err);
-        if (ret == 0)
-            ret = check_backing_is_other(&data, name, &create, err);
-    }
+    int ret = find_data(&data, name, &create, err);
+    if (ret == 0)
+        ret = look_at_backing(name, data.path, &create, err);
+    if (ret == 0)
+        ret = open_data(&data, err);
     if (ret == 0)
         ret = vd_storage_open(place, &storage_options, &file, err);
     if (ret == 0) {

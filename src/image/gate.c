@@ -7,7 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
-#include <sys/stat.h>
 
 #include "util/mem.h"
 
@@ -26,6 +25,10 @@ int vd_gate_check_policy(const struct vdisk_gate *policy, struct vdisk_error *er
     if (policy->images_max > VDISK_CHAIN_IMAGES_MAX)
         return vd_err_set(err, EINVAL, "gate: images_max is %" PRIu32 ": the limit is %u",
                           policy->images_max, VDISK_CHAIN_IMAGES_MAX);
+    for (size_t i = 0; i < policy->path_entries; i++)
+        if (!policy->paths || !policy->paths[i] || !*policy->paths[i])
+            return vd_err_set(err, EINVAL, "gate: path number %zu of %zu is empty", i + 1,
+                              policy->path_entries);
     return 0;
 }
 
@@ -140,7 +143,6 @@ static int refuse(const char *name, const char *real, struct vdisk_error *err)
 static int ask_path(const struct vd_gate *gate, const char *name, const char *path,
                     struct vd_gate_pass *pass, struct vdisk_error *err)
 {
-    struct stat st;
     bool any = has_flag(gate, VDISK_GATE_ANY);
     /* Who permits nothing does not tell either what is there. */
     if (!any && !gate->beside && !(gate->policy && gate->policy->path_entries))
@@ -151,11 +153,9 @@ static int ask_path(const struct vd_gate *gate, const char *name, const char *pa
                             path);
     if (!any && !path_is_permitted(gate, real))
         return refuse(name, real, err);
-    if (stat(real, &st) < 0)
-        return vd_err_errno(err, errno, "can not look at '%s'", real);
-    if (S_ISREG(st.st_mode))
-        pass->identity =
-            (struct vd_storage_identity){.known = true, .device = st.st_dev, .inode = st.st_ino};
+    /* What is neither file nor device has none, and does not open either. */
+    pass->is_path = true;
+    pass->identity = vd_storage_identify(real);
     return 0;
 }
 
@@ -178,9 +178,7 @@ int vd_gate_ask(const struct vd_gate *gate, const char *name, const struct vd_na
 int vd_gate_confirm(const struct vd_gate_pass *pass, const struct vd_storage *storage,
                     struct vdisk_error *err)
 {
-    struct vd_storage_identity identity = vd_storage_identity(storage);
-    if (!pass->identity.known || (identity.known && identity.device == pass->identity.device &&
-                                  identity.inode == pass->identity.inode))
+    if (!pass->is_path || vd_storage_identity_equals(pass->identity, vd_storage_identity(storage)))
         return 0;
     return vd_err_set(err, EPERM, "'%s' became another file while it was being opened",
                       vd_storage_name(storage));

@@ -36,7 +36,8 @@ int vd_gate_trust_beside(struct vd_gate *gate, const char *path, bool always,
 
 /* Which file a permitted name leads to. */
 struct vd_gate_pass {
-    struct vd_storage_identity identity; /* not known for URLs */
+    bool is_path; /* else nothing is known */
+    struct vd_storage_identity identity;
 };
 
 /* May @named, which an image has written as @name, be opened?  -EPERM; -ENOENT, ...: not there. */

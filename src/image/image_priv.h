@@ -21,10 +21,13 @@ struct vdisk_image {
     struct vd_format *format;      /* owned */
     struct vdisk_image *backing;   /* owned; NULL: none, or not opened */
     struct vd_table_budget budget; /* of the whole chain, in its top image only */
-    char *backing_path;            /* for info() */
     uint32_t cluster_bytes;        /* unit of allocation, at least 1 */
     struct vd_guard guard;
     struct vd_run known_backing;
+
+    struct vd_mutex info_lock;
+    char *backing_name; /* under info_lock: what info() was last asked to resolve, or NULL */
+    char *backing_path; /* under info_lock: what it found, or NULL */
 };
 
 void vd_run_init(struct vd_run *run);

@@ -24,6 +24,9 @@
 /* Edges of fresh clusters are filled with so much at a time. */
 #define FILL_BYTES (UINT64_C(2) << 20)
 
+/* Allocating requests wait no longer than zeroing so much takes; a multiple of all clusters. */
+#define ZERO_BYTES (UINT64_C(1) << 30)
+
 /* Disks end at multiples of this. */
 #define END_BYTES 512u
 
@@ -407,16 +410,20 @@ static int zero_held(const struct change *change, struct vd_range rest, unsigned
 }
 
 /* I5 */
-static int zero_all(const struct change *change, struct vd_range guest, unsigned flags,
+static int zero_all(const struct change *change, struct vd_range rest, unsigned flags,
                     struct vdisk_error *err)
 {
     struct vdisk_image *image = change->image;
-    struct vd_guard_range mine;
-    if (guest.length == 0)
-        return 0;
-    vd_guard_hold(&image->guard, &mine, vd_range_expand(guest, image->cluster_bytes));
-    int ret = zero_held(change, guest, flags, err);
-    vd_guard_release(&image->guard, &mine);
+    int ret = 0;
+    while (rest.length && ret == 0) {
+        uint64_t length = vd_min(rest.length, ZERO_BYTES - rest.offset % ZERO_BYTES);
+        struct vd_range piece = vd_range(rest.offset, length);
+        struct vd_guard_range mine;
+        vd_guard_hold(&image->guard, &mine, vd_range_expand(piece, image->cluster_bytes));
+        ret = zero_held(change, piece, flags, err);
+        vd_guard_release(&image->guard, &mine);
+        rest = vd_range(rest.offset + length, rest.length - length);
+    }
     return ret;
 }
 
@@ -471,7 +478,10 @@ static int take_last_cluster(struct vdisk_image *image, struct vdisk_error *err)
     struct vd_range last = vd_range(size - END_BYTES, END_BYTES);
     uint8_t bytes[END_BYTES];
     int ret = vdisk_image_pread(image, bytes, sizeof(bytes), last.offset, err);
-    return ret < 0 ? ret : vdisk_image_pwrite(image, bytes, sizeof(bytes), last.offset, err);
+    if (ret == 0)
+        ret = vdisk_image_pwrite(image, bytes, sizeof(bytes), last.offset, err);
+    /* A power cut must not leave the new size with the old cluster. */
+    return ret < 0 ? ret : vdisk_image_flush(image, err);
 }
 
 int vdisk_image_resize(struct vdisk_image *image, uint64_t size,

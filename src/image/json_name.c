@@ -1,27 +1,62 @@
 /* SPDX-License-Identifier: MIT */
 /* Names of QEMU's that are JSON objects: a format, and a file or a URL.  Nothing else is taken. */
 #include <jansson.h>
+#include <stdbool.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 #include "format/format.h"
 #include "image/named.h"
 #include "util/mem.h"
 
-/* A format in the field "driver", or what carries the bytes. */
-static bool is_carrier(const char *driver)
+/* The parser calls itself for what is nested. */
+#define DEPTH_MAX 16
+
+/* A "driver" that is no format, and what its names are called here. */
+struct carrier {
+    const char *driver;
+    const char *scheme;
+    bool adds_scheme; /* its names are paths; else they bear the scheme already */
+};
+
+static const struct carrier *find_carrier(const char *driver)
 {
-    static const char *const carriers[] = {"file", "host_device", "http", "https"};
+    static const struct carrier carriers[] = {
+        {"file", "file:", true},
+        {"host_device", "file:", true},
+        {"http", "http://", false},
+        {"https", "https://", false},
+    };
     for (size_t i = 0; i < sizeof(carriers) / sizeof(carriers[0]); i++)
-        if (strcmp(driver, carriers[i]) == 0)
-            return true;
-    return false;
+        if (strcmp(driver, carriers[i].driver) == 0)
+            return &carriers[i];
+    return NULL;
 }
 
 struct meaning {
     const char *format;
+    const char *driver; /* what carries the bytes */
     const char *file;
 };
+
+static bool is_too_deep(const char *text)
+{
+    unsigned depth = 0;
+    bool is_quoted = false;
+    for (; *text && depth <= DEPTH_MAX; text++) {
+        if (is_quoted && *text == '\\' && text[1])
+            text++;
+        else if (*text == '"')
+            is_quoted = !is_quoted;
+        else if (!is_quoted && (*text == '{' || *text == '['))
+            depth++;
+        else if (!is_quoted && depth && (*text == '}' || *text == ']'))
+            depth--;
+    }
+    return depth > DEPTH_MAX;
+}
 
 static int take_text(const char **field, const char *key, const json_t *value,
                      struct vdisk_error *err)
@@ -40,9 +75,9 @@ static int take_driver(struct meaning *meaning, const char *key, const json_t *v
 {
     const char *driver = NULL;
     int ret = take_text(&driver, key, value, err);
-    if (ret < 0 || is_carrier(driver))
+    if (ret < 0)
         return ret;
-    return take_text(&meaning->format, key, value, err);
+    return take_text(find_carrier(driver) ? &meaning->driver : &meaning->format, key, value, err);
 }
 
 /* The members of the object @object, which is the "file" of another one if @is_inner. */
@@ -74,27 +109,46 @@ static int take_object(struct meaning *meaning, json_t *object, bool is_inner,
     return ret;
 }
 
+/* *file and *format get copies, the caller's. */
+static int give_meaning(const struct meaning *meaning, char **file, char **format,
+                        struct vdisk_error *err)
+{
+    const struct carrier *carrier = meaning->driver ? find_carrier(meaning->driver) : NULL;
+    if (!meaning->file || !*meaning->file)
+        return vd_err_set(err, EINVAL, "json: name: no filename in it");
+    if (carrier && !carrier->adds_scheme &&
+        strncasecmp(meaning->file, carrier->scheme, strlen(carrier->scheme)) != 0)
+        return vd_err_set(err, EINVAL, "json: name: driver %s, and '%s' does not begin with %s",
+                          meaning->driver, meaning->file, carrier->scheme);
+    if (asprintf(file, "%s%s", carrier && carrier->adds_scheme ? carrier->scheme : "",
+                 meaning->file) < 0)
+        *file = NULL;
+    *format = meaning->format ? strdup(meaning->format) : NULL;
+    if (*file && (*format || !meaning->format))
+        return 0;
+    free(STEAL_PTR(*file));
+    free(STEAL_PTR(*format));
+    return vd_err_nomem(err, "the name of a file");
+}
+
 int vd_json_name_parse(const char *name, char **file, char **format, struct vdisk_error *err)
 {
-    json_error_t error;
-    json_t *root = json_loads(name + strlen("json:"), JSON_REJECT_DUPLICATES, &error);
+    const char *text = name + strlen("json:");
     struct meaning meaning = {0};
+    json_error_t error;
     int ret = 0;
     *file = NULL;
     *format = NULL;
+    if (is_too_deep(text))
+        return vd_err_set(err, EINVAL, "json: name: more than %d levels deep", DEPTH_MAX);
+    json_t *root = json_loads(text, JSON_REJECT_DUPLICATES, &error);
     if (!json_is_object(root))
         ret = vd_err_set(err, EINVAL, "json: name: not a JSON object: %s",
                          root ? "it is something else" : error.text);
     if (ret == 0)
         ret = take_object(&meaning, root, false, err);
-    if (ret == 0 && !meaning.file)
-        ret = vd_err_set(err, EINVAL, "json: name: no filename in it");
-    if (ret == 0) {
-        *file = strdup(meaning.file);
-        *format = meaning.format ? strdup(meaning.format) : NULL;
-        if (!*file || (meaning.format && !*format))
-            ret = vd_err_nomem(err, "the name of a file");
-    }
+    if (ret == 0)
+        ret = give_meaning(&meaning, file, format, err);
     json_decref(root);
     return ret;
 }

@@ -2,6 +2,7 @@
 /* What the name of a file within an image means. */
 #include "image/named.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -23,6 +24,12 @@ static size_t directory_length(const char *name, bool is_url)
     return length > start ? length : 0;
 }
 
+/* "word:" before any slash, as QEMU takes it for a protocol. */
+static bool has_protocol(const char *name)
+{
+    return name[strcspn(name, "/:")] == ':';
+}
+
 static char *join(const char *bearer, const char *name)
 {
     bool is_url = !vd_storage_name_is_local(bearer);
@@ -30,13 +37,11 @@ static char *join(const char *bearer, const char *name)
     bool lacks_slash = is_url && length == 0; /* http://host */
     if (lacks_slash)
         length = strcspn(bearer, "?#");
-    char *joined = vd_alloc_array(length + strlen(name) + 2, 1);
-    if (joined) {
-        memcpy(joined, bearer, length);
-        if (lacks_slash)
-            joined[length++] = '/';
-        memcpy(joined + length, name, strlen(name) + 1);
-    }
+    /* A file called so must not be taken for a URL. */
+    const char *between = lacks_slash ? "/" : length == 0 && has_protocol(name) ? "./" : "";
+    char *joined = NULL;
+    if (asprintf(&joined, "%.*s%s%s", (int)length, bearer, between, name) < 0)
+        joined = NULL;
     return joined;
 }
 
@@ -47,35 +52,29 @@ static char *join_absolute(const char *bearer, const char *name)
         return strdup(name);
     size_t host = (size_t)(strstr(bearer, "://") - bearer) + 3;
     host += strcspn(bearer + host, "/?#");
-    char *joined = vd_alloc_array(host + strlen(name) + 1, 1);
-    if (joined) {
-        memcpy(joined, bearer, host);
-        memcpy(joined + host, name, strlen(name) + 1);
-    }
+    char *joined = NULL;
+    if (asprintf(&joined, "%.*s%s", (int)host, bearer, name) < 0)
+        joined = NULL;
     return joined;
-}
-
-/* "word:" before any slash, as QEMU takes it for a protocol. */
-static bool has_protocol(const char *name)
-{
-    return name[strcspn(name, "/:")] == ':';
 }
 
 /* @name: no json: name. */
 static int resolve_file(struct vd_named *named, const char *bearer, const char *name,
                         struct vdisk_error *err)
 {
-    if (has_prefix(name, "file:"))
+    /* What follows "file:" is a path, whatever it looks like. */
+    bool is_path = has_prefix(name, "file:");
+    if (is_path)
         name += has_prefix(name, "file:///") ? strlen("file://") : strlen("file:");
     if (!*name)
         return vd_err_set(err, EINVAL, "the name of the file is empty");
-    named->is_url = !vd_storage_name_is_local(name);
-    if (!named->is_url && has_protocol(name))
+    bool is_url = !is_path && !vd_storage_name_is_local(name);
+    if (!is_path && !is_url && has_protocol(name))
         return vd_err_set(err, ENOTSUP,
                           "the name '%s' begins with an unknown protocol: a file that is really "
                           "called so is written ./%s",
                           name, name);
-    if (named->is_url)
+    if (is_url)
         named->path = strdup(name);
     else
         named->path = *name == '/' ? join_absolute(bearer, name) : join(bearer, name);

@@ -76,6 +76,8 @@ static int close_one(struct vdisk_image *image, struct vdisk_error *err)
     vd_storage_close(image->file);
     vd_guard_destroy(&image->guard);
     vd_run_destroy(&image->known_backing);
+    vd_mutex_destroy(&image->info_lock);
+    free(image->backing_name);
     free(image->backing_path);
     return ret;
 }
@@ -123,18 +125,41 @@ const char *vdisk_format_name(size_t index)
     return driver ? vd_format_driver_name(driver) : NULL;
 }
 
-/* The backing file's name as it would be opened; a name that means nothing has none. */
-static int find_backing_path(struct vdisk_image *image, const char *name, struct vdisk_error *err)
+/* Whoever has got the old path keeps it for as long as the name is the same. */
+static int resolve_backing_locked(struct vdisk_image *image, const char *name)
+    VD_REQUIRES(image->info_lock)
 {
-    free(image->backing_path);
-    image->backing_path = NULL;
     struct vd_named named;
-    int ret = name ? vd_named_resolve(&named, vd_storage_name(image->file), name, NULL) : -ENOENT;
+    char *copy = strdup(name);
+    int ret = vd_named_resolve(&named, vd_storage_name(image->file), name, NULL);
+    if (!copy)
+        ret = -ENOMEM;
+    if (ret != -ENOMEM) {
+        free(image->backing_name);
+        free(image->backing_path);
+        image->backing_name = STEAL_PTR(copy);
+        image->backing_path = ret == 0 ? STEAL_PTR(named.path) : NULL;
+    }
+    vd_named_free(&named);
+    free(copy);
+    return ret == -ENOMEM ? ret : 0;
+}
+
+/* The backing file's name as it would be opened; a name that means nothing has none. */
+static int find_backing_path(struct vdisk_image *image, const char *name, const char **path,
+                             struct vdisk_error *err)
+{
+    int ret = 0;
+    *path = NULL;
+    if (!name)
+        return 0;
+    vd_mutex_lock(&image->info_lock);
+    if (!image->backing_name || strcmp(image->backing_name, name) != 0)
+        ret = resolve_backing_locked(image, name);
     if (ret == 0)
-        image->backing_path = STEAL_PTR(named.path);
-    if (name)
-        vd_named_free(&named);
-    return ret == -ENOMEM ? vd_err_nomem(err, "the name of a file") : 0;
+        *path = image->backing_path;
+    vd_mutex_unlock(&image->info_lock);
+    return ret < 0 ? vd_err_nomem(err, "the name of a file") : 0;
 }
 
 int vdisk_image_info(struct vdisk_image *image, struct vdisk_image_info *info,
@@ -144,9 +169,10 @@ int vdisk_image_info(struct vdisk_image *image, struct vdisk_image_info *info,
         return vd_err_set(err, EINVAL, "image info: struct_bytes is %zu, this library wants %zu",
                           info->struct_bytes, sizeof(*info));
     struct vd_format_info format_info;
+    const char *backing_path;
     int ret = vd_format_info(image->format, &format_info, err);
     if (ret == 0)
-        ret = find_backing_path(image, format_info.backing_name, err);
+        ret = find_backing_path(image, format_info.backing_name, &backing_path, err);
     if (ret < 0)
         return ret;
 
@@ -158,7 +184,7 @@ int vdisk_image_info(struct vdisk_image *image, struct vdisk_image_info *info,
         .format = vd_format_driver_name(vd_format_driver_of(image->format)),
         .variant = format_info.variant,
         .backing_name = format_info.backing_name,
-        .backing_path = image->backing_path,
+        .backing_path = backing_path,
         .backing_format = format_info.backing_format,
         .data_name = format_info.data_name,
         .virtual_bytes = vdisk_image_size(image),

@@ -20,6 +20,8 @@ struct vd_storage_driver {
     int (*open)(struct vd_storage *storage, const char *name,
                 const struct vd_storage_options *options, struct vdisk_error *err);
     void (*close)(struct vd_storage *storage);
+    /* Which object is called so?  NULL: never known */
+    struct vd_storage_identity (*identify)(const char *name);
     int (*size)(struct vd_storage *storage, uint64_t *size, struct vdisk_error *err);
     /* NULL: -EOPNOTSUPP */
     int (*allocated)(struct vd_storage *storage, uint64_t *bytes, struct vdisk_error *err);

@@ -59,6 +59,7 @@ const struct vd_storage_driver vd_storage_file_driver = {
     .name = "file",
     .open = file_open,
     .close = file_close,
+    .identify = vd_file_identify,
     .size = vd_file_size,
     .allocated = vd_file_allocated,
     .preadv = vd_file_preadv,

@@ -153,6 +153,21 @@ static int set_direct(int fd, const struct stat *st, uint32_t *align_bytes, stru
     return 0;
 }
 
+/* All nodes of one device are the same bytes; no file has inode 0. */
+static struct vd_storage_identity identity_of(const struct stat *st)
+{
+    if (S_ISBLK(st->st_mode))
+        return (struct vd_storage_identity){.known = true, .device = st->st_rdev, .inode = 0};
+    return (struct vd_storage_identity){
+        .known = S_ISREG(st->st_mode), .device = st->st_dev, .inode = st->st_ino};
+}
+
+struct vd_storage_identity vd_file_identify(const char *name)
+{
+    struct stat st;
+    return stat(name, &st) == 0 ? identity_of(&st) : (struct vd_storage_identity){0};
+}
+
 static int set_up(uint32_t flags, struct file_opened *opened, const struct stat *st,
                   struct vdisk_error *err)
 {
@@ -168,12 +183,7 @@ static int set_up(uint32_t flags, struct file_opened *opened, const struct stat 
             return vd_err_errno(err, errno, "can not read the block size of the device");
         opened->block_bytes = (uint32_t)block_bytes;
     }
-    /* All nodes of one device are the same bytes; no file has inode 0. */
-    opened->identity =
-        opened->is_block
-            ? (struct vd_storage_identity){.known = true, .device = st->st_rdev, .inode = 0}
-            : (struct vd_storage_identity){
-                  .known = true, .device = st->st_dev, .inode = st->st_ino};
+    opened->identity = identity_of(st);
     return flags & VD_STORAGE_DIRECT ? set_direct(opened->fd, st, &opened->align_bytes, err) : 0;
 }
 

@@ -92,4 +92,6 @@ struct file_opened {
 int vd_file_open_fd(const char *name, uint32_t flags, struct file_opened *opened,
                     struct vdisk_error *err);
 
+struct vd_storage_identity vd_file_identify(const char *name);
+
 #endif

@@ -133,6 +133,17 @@ struct vd_storage_identity vd_storage_identity(const struct vd_storage *storage)
     return storage->identity;
 }
 
+struct vd_storage_identity vd_storage_identify(const char *name)
+{
+    const struct vd_storage_driver *driver = find_driver(name);
+    return driver->identify ? driver->identify(name) : (struct vd_storage_identity){0};
+}
+
+bool vd_storage_identity_equals(struct vd_storage_identity a, struct vd_storage_identity b)
+{
+    return a.known && b.known && a.device == b.device && a.inode == b.inode;
+}
+
 /* S4 */
 static int named(const struct vd_storage *storage, int ret, struct vdisk_error *err)
 {

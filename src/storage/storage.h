@@ -84,6 +84,13 @@ uint32_t vd_storage_caps(const struct vd_storage *storage); /* of enum vd_storag
 bool vd_storage_is_writable(const struct vd_storage *storage);
 struct vd_storage_identity vd_storage_identity(const struct vd_storage *storage);
 
+/* Which object would opening @name lead to?  Not known for a URL, what is not there, and what is
+ * neither a file nor a block device. */
+struct vd_storage_identity vd_storage_identify(const char *name);
+
+/* Surely the same bytes?  False if one is not known. */
+bool vd_storage_identity_equals(struct vd_storage_identity a, struct vd_storage_identity b);
+
 int vd_storage_size(struct vd_storage *storage, uint64_t *size, struct vdisk_error *err);
 
 /* Space taken where it is stored, in bytes; -EOPNOTSUPP where that is not known. */
