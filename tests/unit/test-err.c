@@ -109,9 +109,12 @@ static void control_characters_are_not_passed_on(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_first_writer_wins), cmocka_unit_test(test_null_is_fine),
-        cmocka_unit_test(test_errno_text),        cmocka_unit_test(test_prefix),
+        cmocka_unit_test(test_first_writer_wins),
+        cmocka_unit_test(test_null_is_fine),
+        cmocka_unit_test(test_errno_text),
+        cmocka_unit_test(test_prefix),
         cmocka_unit_test(test_long_messages),
+        cmocka_unit_test(control_characters_are_not_passed_on),
     };
     cmocka_set_message_output(CM_OUTPUT_TAP);
     return cmocka_run_group_tests_name("err", tests, NULL, NULL);
