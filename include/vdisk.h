@@ -750,6 +750,254 @@ struct vdisk_convert_result {
 VDISK_PUBLIC VDISK_MUST_CHECK int vdisk_convert(const struct vdisk_convert_options *options,
                                                 struct vdisk_convert_result *result,
                                                 struct vdisk_error *err);
+
+/* ------------------------------------------------------------------------------------------ */
+/* Chains                                                                                     */
+/* ------------------------------------------------------------------------------------------ */
+
+/** Room for the name of a file in a result; a longer one is cut. */
+#define VDISK_NAME_BYTES 4096
+
+/** Flags of struct vdisk_commit_options. */
+enum vdisk_commit_flag {
+    VDISK_COMMIT_KEEP = 1 << 0 /**< leave the data in the image too */
+};
+
+/**
+ * struct vdisk_commit_options - what is committed, and into what; zero means the default
+ * @struct_bytes: sizeof(struct vdisk_commit_options)
+ * @flags:        of enum vdisk_commit_flag
+ * @workers:      pieces under way at once; default: twice the processors, at most 8; 64 at most
+ * @open_flags:   for opening images: VDISK_OPEN_DIRECT, _SYNC, _UNSAFE
+ * @name:         of the image
+ * @format:       its format, or NULL to look
+ * @base:         the image to commit into, any of those behind it, by its path or as an image of
+ *                the chain names it; NULL: the backing file
+ * @rate_bytes:   most bytes of data a second; default: no limit
+ * @network:      for images on servers, or NULL
+ * @gate:         which files the images may name, or NULL for none
+ * @progress:     called now and then, or NULL; the phase is "commit"
+ * @opaque:       for @progress
+ * @reserved:     zero
+ */
+struct vdisk_commit_options {
+    size_t struct_bytes;
+    uint32_t flags;
+    uint32_t workers;
+    uint32_t open_flags;
+    const char *name;
+    const char *format;
+    const char *base;
+    uint64_t rate_bytes;
+    const struct vdisk_network_options *network;
+    const struct vdisk_gate *gate;
+    vdisk_progress_fn progress;
+    void *opaque;
+    uint64_t reserved;
+};
+
+/** Flags of struct vdisk_commit_result. */
+enum vdisk_commit_result_flag {
+    VDISK_COMMIT_EMPTIED = 1 << 0,  /**< the image holds nothing any more */
+    VDISK_COMMIT_BASE_GREW = 1 << 1 /**< the disk of the base was shorter */
+};
+
+/**
+ * struct vdisk_commit_result - what a commit did
+ * @struct_bytes:  [in] sizeof(struct vdisk_commit_result)
+ * @flags:         of enum vdisk_commit_result_flag
+ * @base_depth:    1: the backing file; 2: the one behind it; ...; 0: none was found
+ * @virtual_bytes: size of the disk
+ * @data_bytes:    written into the base as data
+ * @zero_bytes:    written into it as zeros
+ * @base_name:     of the base's file
+ */
+struct vdisk_commit_result {
+    size_t struct_bytes;
+    uint32_t flags;
+    uint32_t base_depth;
+    uint64_t virtual_bytes;
+    uint64_t data_bytes;
+    uint64_t zero_bytes;
+    char base_name[VDISK_NAME_BYTES];
+};
+
+/**
+ * vdisk_commit() - write what an image, and those between it and a base, hold into the base
+ * @options: what, and into what
+ * @result:  [in, out, may be NULL] struct_bytes set by the caller; filled in on failure as well
+ * @err:     [out, may be NULL] the story
+ *
+ * The base becomes as long as the image, if it is shorter.  When it is durable, the image is
+ * emptied, if its format can do that, there is no @base, and VDISK_COMMIT_KEEP is not set.  All
+ * other images on the base, those in between included, are not to be used any more: what they show
+ * has changed.
+ *
+ * The disk reads the same at any instant.  If this fails, or is killed, it can be done again.
+ *
+ * Return: 0: complete, and durable unless VDISK_OPEN_UNSAFE; -EINVAL: options, no backing file, or
+ * @base is none of the images behind @name; -ECANCELED; -EAGAIN: locked by another process; -EPERM:
+ * the gate; -EROFS: the base can only be read; -ENOSPC, -EIO, ...: the message names the file.
+ */
+VDISK_PUBLIC VDISK_MUST_CHECK int vdisk_commit(const struct vdisk_commit_options *options,
+                                               struct vdisk_commit_result *result,
+                                               struct vdisk_error *err);
+
+/** Flags of struct vdisk_rebase_options. */
+enum vdisk_rebase_flag {
+    VDISK_REBASE_UNSAFE = 1 << 0 /**< change the name only: the disk reads differently if the
+                                      backing files differ; neither has to be there */
+};
+
+/**
+ * struct vdisk_rebase_options - which image gets which backing file; zero means the default
+ * @struct_bytes:   sizeof(struct vdisk_rebase_options)
+ * @flags:          of enum vdisk_rebase_flag
+ * @workers:        pieces under way at once; default: twice the processors, at most 8; 64 at most
+ * @open_flags:     for opening the image and what is behind it now: VDISK_OPEN_DIRECT, _SYNC,
+ *                  _UNSAFE
+ * @backing_flags:  for opening the new backing file: VDISK_OPEN_SHARE, _DIRECT, _SEQUENTIAL
+ * @name:           of the image
+ * @format:         its format, or NULL to look
+ * @backing:        the new backing file as it will be recorded, a relative name counting from the
+ *                  directory of the image; NULL or empty: none
+ * @backing_format: its format; NULL to look, but then it is not raw
+ * @rate_bytes:     most bytes of data to compare in a second; default: no limit
+ * @network:        for images on servers, or NULL
+ * @gate:           which files the images may name, or NULL for none; it is not asked about
+ *                  @backing, and permits what is in the same directory
+ * @progress:       called now and then, or NULL; the phase is "rebase"
+ * @opaque:         for @progress
+ * @reserved:       zero
+ */
+struct vdisk_rebase_options {
+    size_t struct_bytes;
+    uint32_t flags;
+    uint32_t workers;
+    uint32_t open_flags;
+    uint32_t backing_flags;
+    const char *name;
+    const char *format;
+    const char *backing;
+    const char *backing_format;
+    uint64_t rate_bytes;
+    const struct vdisk_network_options *network;
+    const struct vdisk_gate *gate;
+    vdisk_progress_fn progress;
+    void *opaque;
+    uint64_t reserved;
+};
+
+/**
+ * struct vdisk_rebase_result - what a rebase did
+ * @struct_bytes:  [in] sizeof(struct vdisk_rebase_result)
+ * @reserved:      zero
+ * @virtual_bytes: size of the disk
+ * @read_bytes:    that had to be read and compared
+ * @data_bytes:    written into the image as data
+ * @zero_bytes:    written into it as zeros
+ */
+struct vdisk_rebase_result {
+    size_t struct_bytes;
+    uint64_t reserved;
+    uint64_t virtual_bytes;
+    uint64_t read_bytes;
+    uint64_t data_bytes;
+    uint64_t zero_bytes;
+};
+
+/**
+ * vdisk_rebase() - give an image another backing file, or none
+ * @options: which, and how
+ * @result:  [in, out, may be NULL] struct_bytes set by the caller; filled in on failure as well
+ * @err:     [out, may be NULL] the story
+ *
+ * Unless VDISK_REBASE_UNSAFE is set, what the image takes from its backing files now and would not
+ * find in the new one is written into it first: its disk reads the same at any instant.  If this
+ * fails, or is killed, it can be done again.
+ *
+ * Return: 0: complete, and durable unless VDISK_OPEN_UNSAFE; -EINVAL: options, or the new backing
+ * file is not of its format; -ELOOP: the image itself is behind the new backing file; -ENOTSUP: the
+ * format has no backing files; -ECANCELED; -EAGAIN: locked by another process; -EPERM: the gate;
+ * -ENOSPC, -EIO, ...: the message names the file.
+ */
+VDISK_PUBLIC VDISK_MUST_CHECK int vdisk_rebase(const struct vdisk_rebase_options *options,
+                                               struct vdisk_rebase_result *result,
+                                               struct vdisk_error *err);
+
+/**
+ * struct vdisk_flatten_options - which image is flattened; zero means the default
+ * @struct_bytes: sizeof(struct vdisk_flatten_options)
+ * @flags:        zero
+ * @workers:      pieces under way at once; default: twice the processors, at most 8; 64 at most
+ * @open_flags:   for opening images: VDISK_OPEN_DIRECT, _SYNC, _UNSAFE
+ * @name:         of the image
+ * @format:       its format, or NULL to look
+ * @rate_bytes:   most bytes of data a second; default: no limit
+ * @network:      for images on servers, or NULL
+ * @gate:         which files the images may name, or NULL for none
+ * @progress:     called now and then, or NULL; the phase is "flatten"
+ * @opaque:       for @progress
+ * @reserved:     zero
+ */
+struct vdisk_flatten_options {
+    size_t struct_bytes;
+    uint32_t flags;
+    uint32_t workers;
+    uint32_t open_flags;
+    const char *name;
+    const char *format;
+    uint64_t rate_bytes;
+    const struct vdisk_network_options *network;
+    const struct vdisk_gate *gate;
+    vdisk_progress_fn progress;
+    void *opaque;
+    uint64_t reserved;
+};
+
+/** Flags of struct vdisk_flatten_result. */
+enum vdisk_flatten_result_flag {
+    VDISK_FLATTEN_DROPPED = 1 << 0 /**< there was a backing file, and there is none any more */
+};
+
+/**
+ * struct vdisk_flatten_result - what was done
+ * @struct_bytes:  [in] sizeof(struct vdisk_flatten_result)
+ * @flags:         of enum vdisk_flatten_result_flag
+ * @virtual_bytes: size of the disk
+ * @data_bytes:    written into the image as data
+ * @zero_bytes:    written into it as zeros
+ * @data_file:     add-cow: path of the raw file, which is the whole disk now, so that the image can
+ *                 be removed; else empty
+ */
+struct vdisk_flatten_result {
+    size_t struct_bytes;
+    uint32_t flags;
+    uint64_t virtual_bytes;
+    uint64_t data_bytes;
+    uint64_t zero_bytes;
+    char data_file[VDISK_NAME_BYTES];
+};
+
+/**
+ * vdisk_flatten() - bring all that an image takes from its backing files into it, and drop them
+ * @options: which, and how
+ * @result:  [in, out, may be NULL] struct_bytes set by the caller; filled in on failure as well
+ * @err:     [out, may be NULL] the story
+ *
+ * The disk reads the same at any instant.  If this fails, or is killed, it can be done again.  An
+ * image without backing file is left as it is; but one of add-cow takes all of its disk into the
+ * raw file.
+ *
+ * Return: 0: complete, and durable unless VDISK_OPEN_UNSAFE; -EINVAL: options; -ENOTSUP: the format
+ * has no backing files; -ECANCELED; -EAGAIN: locked by another process; -EPERM: the gate; -ENOSPC,
+ * -EIO, ...: the message names the file.
+ */
+VDISK_PUBLIC VDISK_MUST_CHECK int vdisk_flatten(const struct vdisk_flatten_options *options,
+                                                struct vdisk_flatten_result *result,
+                                                struct vdisk_error *err);
+
+/* ------------------------------------------------------------------------------------------ */
 /* Sync                                                                                       */
 /* ------------------------------------------------------------------------------------------ */
 
