@@ -22,48 +22,104 @@ static void free_consumers(struct vt_consumers *consumers)
     consumers->entries = 0;
 }
 
+void vt_crash_files_close(struct vt_crash_files *files)
+{
+    for (unsigned i = 0; i < VT_STACK_FILES_MAX; i++)
+        vd_storage_close(files->all[i]);
+    *files = (struct vt_crash_files){0};
+}
+
 /* The next round may begin with @state.  Its consumers are those of now: later ones are of a future
  * that did not come. */
-static void keep_for_next(struct vt_crash_run *run, struct vd_storage *state)
+static void keep_for_next(struct vt_crash_run *run, const struct vt_crash_files *state)
 {
-    vd_storage_close(run->next);
-    VT_OK(vt_snap_clone(state, &run->next, &vt_err));
+    vt_crash_files_close(&run->next);
+    for (unsigned i = 0; i < run->stack.file_entries; i++)
+        VT_OK(vt_snap_clone(state->all[i], &run->next.all[i], &vt_err));
     free_consumers(&run->next_consumers);
     for (unsigned i = 0; i < run->consumers.entries; i++)
         vt_consumer_copy(&run->next_consumers.all[i], &run->consumers.all[i], &run->ledger);
     run->next_consumers.entries = run->consumers.entries;
 }
 
-static void cut_once(struct vt_crash_run *run, struct vd_storage *storage, enum vt_call call,
-                     enum vt_cut cut)
+/* @site: but for the seed */
+static void cut_once(struct vt_crash_run *run, struct vt_crash_site site)
 {
-    struct vt_crash_site site = {.call = call, .cut = cut, .seed = vt_random_next(&run->dice)};
-    struct vd_storage *state;
-    VT_OK(vt_crash_cut(storage, cut, site.seed, &state, &vt_err));
+    struct vt_crash_files state = {0};
+    site.seed = vt_random_next(&run->dice);
+    for (unsigned i = 0; i < run->stack.file_entries; i++)
+        VT_OK(vt_crash_cut(run->crash.all[i], site.cuts[i], vt_mix(site.seed + i), &state.all[i],
+                           &vt_err));
     /* Each state of a round is as likely as the others to be where the next round begins. */
     if (vt_random_below(&run->dice, ++run->next_weight) == 0)
-        keep_for_next(run, state);
-    vt_crash_check_state(run, state, &site);
+        keep_for_next(run, &state);
+    vt_crash_check_state(run, &state, &site);
+}
+
+/* The same kind for all files. */
+static void cut_all(struct vt_crash_run *run, enum vt_call call, enum vt_cut cut)
+{
+    struct vt_crash_site site = {.call = call};
+    for (unsigned i = 0; i < VT_STACK_FILES_MAX; i++)
+        site.cuts[i] = cut;
+    cut_once(run, site);
+}
+
+/* @cut for one of the files, and something else for the others. */
+static void cut_mixed(struct vt_crash_run *run, enum vt_call call, unsigned file, enum vt_cut cut)
+{
+    struct vt_crash_site site = {.call = call};
+    for (unsigned i = 0; i < VT_STACK_FILES_MAX; i++)
+        site.cuts[i] = (enum vt_cut)vt_random_below(&run->dice, VT_CUTS);
+    site.cuts[file] = cut;
+    cut_once(run, site);
+}
+
+/* States of several files that have something to lose. */
+static void cut_several(struct vt_crash_run *run, enum vt_call call, const size_t *pending)
+{
+    for (unsigned i = 0; i < run->stack.file_entries; i++) {
+        struct vt_crash_site site = {.call = call};
+        if (pending[i] == 0)
+            continue;
+        for (unsigned j = 0; j < VT_STACK_FILES_MAX; j++)
+            site.cuts[j] = j == i ? VT_CUT_KEEP_ALL : VT_CUT_DROP_ALL;
+        cut_once(run, site);
+        for (unsigned j = 0; j < run->plan->draws; j++) {
+            cut_mixed(run, call, i, VT_CUT_TORN);
+            cut_mixed(run, call, i, VT_CUT_REORDERED);
+            cut_mixed(run, call, i, VT_CUT_SUBSET);
+        }
+    }
 }
 
 static void cut_here(void *opaque, struct vd_storage *storage, enum vt_call call)
 {
     struct vt_crash_run *run = opaque;
-    size_t pending = vt_crash_pending(storage);
-    run->tally->cuts++;
-    cut_once(run, storage, call, VT_CUT_DROP_ALL);
-    if (pending == 0)
-        return;
-    cut_once(run, storage, call, VT_CUT_KEEP_ALL);
-    for (unsigned i = 0; i < run->plan->draws; i++) {
-        cut_once(run, storage, call, VT_CUT_TORN);
-        if (pending == 1) /* the others have nothing new to show */
-            continue;
-        cut_once(run, storage, call, VT_CUT_ALL_BUT_ONE);
-        cut_once(run, storage, call, VT_CUT_ONLY_ONE);
-        cut_once(run, storage, call, VT_CUT_SUBSET);
-        cut_once(run, storage, call, VT_CUT_REORDERED);
+    size_t pending[VT_STACK_FILES_MAX] = {0}, all = 0;
+    unsigned changed = 0;
+    (void)storage;
+    for (unsigned i = 0; i < run->stack.file_entries; i++) {
+        pending[i] = vt_crash_pending(run->crash.all[i]);
+        all += pending[i];
+        changed += pending[i] > 0;
     }
+    run->tally->cuts++;
+    cut_all(run, call, VT_CUT_DROP_ALL);
+    if (all == 0)
+        return;
+    cut_all(run, call, VT_CUT_KEEP_ALL);
+    for (unsigned i = 0; i < run->plan->draws; i++) {
+        cut_all(run, call, VT_CUT_TORN);
+        if (all == 1) /* the others have nothing new to show */
+            continue;
+        cut_all(run, call, VT_CUT_ALL_BUT_ONE);
+        cut_all(run, call, VT_CUT_ONLY_ONE);
+        cut_all(run, call, VT_CUT_SUBSET);
+        cut_all(run, call, VT_CUT_REORDERED);
+    }
+    if (changed > 1)
+        cut_several(run, call, pending);
 }
 
 /* ---- The workload -------------------------------------------------------------------------- */
@@ -167,38 +223,70 @@ static void op_resize(struct vt_crash_run *run)
     vt_ledger_flushed_range(&run->ledger, cut);
 }
 
+/* The backing file gets its other name; it is the same file, so the disk stays as it is. */
+static void op_rename(struct vt_crash_run *run)
+{
+    const struct vt_stack_level *behind = &run->stack.levels[1];
+    char name[200];
+    struct vd_backing backing = {.name = name, .format = behind->format};
+    if (!vt_stack_has_backing(&run->stack))
+        return;
+    run->op = "set backing";
+    run->has_alias = !run->has_alias;
+    snprintf(name, sizeof(name), "%s%s", run->has_alias ? VT_STACK_ALIAS_PREFIX : "",
+             vt_stack_file_name(&run->stack, behind->file));
+    VT_OK(vd_format_set_backing(vd_image_format(run->image), &backing, &vt_err));
+}
+
+/* All data of the image itself goes: each byte is as it was, or what is behind has it. */
+static void op_empty(struct vt_crash_run *run)
+{
+    uint8_t *at = run->buf;
+    if (!vt_stack_has_backing(&run->stack))
+        return;
+    run->op = "empty";
+    for (unsigned i = 0; i < VT_LEDGER_WINDOWS; i++) {
+        struct vd_range guest = run->ledger.windows[i].guest;
+        uint64_t end = vd_min(vd_range_end(guest), run->ledger.sizes[1]);
+        memset(at, 0, guest.length);
+        if (end > guest.offset)
+            vt_stack_read_backing(&run->stack, vd_range(guest.offset, end - guest.offset), at);
+        at += guest.length;
+    }
+    vt_ledger_adopt(&run->ledger, run->buf);
+    VT_OK(vd_format_empty(vd_image_format(run->image), &vt_err));
+    vt_ledger_flushed(&run->ledger);
+    read_back(run, false);
+}
+
 static void open_session(struct vt_crash_run *run)
 {
-    struct vd_storage *borrowed;
-    struct vdisk_open_options options = {
-        .struct_bytes = sizeof(options), .flags = VDISK_OPEN_WRITE, .format = run->plan->format};
     run->op = "open";
-    VT_OK(vt_fault_open(run->crash, VT_BORROW, &borrowed, &vt_err));
-    VT_OK(vd_image_open_on(borrowed, &options, &run->image, &vt_err));
+    VT_OK(vt_crash_open_image(run, &run->crash, VDISK_OPEN_WRITE, &run->image, &vt_err));
 }
 
 /* The newest consumer replaces one of those that there are, but never the first. */
 static void add_consumer(struct vt_crash_run *run)
 {
     unsigned index = run->consumers.entries;
-    if (strcmp(run->plan->format, "gow3") != 0)
+    if (strcmp(run->stack.levels[0].format, "gow3") != 0)
         return;
     if (index == VT_CONSUMERS)
         index = 1 + (unsigned)vt_random_below(&run->random, VT_CONSUMERS - 1);
     else
         run->consumers.entries++;
-    vt_consumer_sync(&run->consumers.all[index], &run->ledger, run->crash, run->buf);
+    vt_consumer_sync(&run->consumers.all[index], &run->ledger, run->crash.all[0], run->buf);
 }
 
 /* It has the empty image, and nothing else until the very end. */
 static void add_first_consumer(struct vt_crash_run *run, const struct vt_pages *durable)
 {
-    VT_OK(vt_snap_open_pages(vt_pages_clone(durable), &run->crash, &vt_err));
+    VT_OK(vt_snap_open_pages(vt_pages_clone(durable), &run->crash.all[0], &vt_err));
     memset(run->buf, 0, run->ledger.bytes);
     add_consumer(run);
     if (run->plan->sync_every && run->consumers.entries)
-        vt_real_sync_begin(&run->real, run->crash);
-    vd_storage_close(run->crash);
+        vt_real_sync_begin(&run->real, run->crash.all[0]);
+    vt_crash_files_close(&run->crash);
 }
 
 static void close_session(struct vt_crash_run *run)
@@ -209,7 +297,7 @@ static void close_session(struct vt_crash_run *run)
     run->image = NULL;
     vt_ledger_flushed(&run->ledger);
     add_consumer(run);
-    cut_here(run, run->crash, VT_FLUSH); /* at rest */
+    cut_here(run, NULL, VT_FLUSH); /* at rest */
 }
 
 static void one_op(struct vt_crash_run *run)
@@ -225,8 +313,12 @@ static void one_op(struct vt_crash_run *run)
         op_flush(run);
     else if (dice < 94)
         op_resize(run);
+    else if (dice < 95)
+        op_rename(run);
     else if (dice < 97)
         read_back(run, false);
+    else if (dice < 98 && vt_random_chance(&run->random, 30))
+        op_empty(run);
     else {
         close_session(run);
         open_session(run);
@@ -235,50 +327,85 @@ static void one_op(struct vt_crash_run *run)
 
 /* ---- Rounds -------------------------------------------------------------------------------- */
 
-static struct vt_pages *create_image(const struct vt_crash_plan *plan)
+/* The content of the files of a stack. */
+struct content {
+    struct vt_pages *all[VT_STACK_FILES_MAX]; /* NULL: no such file */
+};
+
+static int open_snap(void *opaque, unsigned file, bool writable, struct vd_storage **storage,
+                     struct vdisk_error *err)
 {
-    struct vdisk_create_options options = {.struct_bytes = sizeof(options), .size = plan->size};
-    const struct vd_format_driver *driver = vd_format_find(plan->format, NULL);
-    struct vd_storage *snap;
-    assert_non_null(driver);
-    VT_OK(vt_snap_open(0, &snap, &vt_err));
-    VT_OK(vd_format_create(driver, snap, NULL, &options, &vt_err));
-    struct vt_pages *pages = vt_snap_pages(snap);
-    vd_storage_close(snap);
-    vt_pages_merge(pages); /* of the map, which every check reads */
-    return pages;
+    const struct vt_crash_files *files = opaque;
+    (void)writable;
+    return vt_fault_open(files->all[file], VT_BORROW, storage, err);
+}
+
+/* The images, and what the disk reads as, which is in the ledger too. */
+static struct content create_image(struct vt_crash_run *run)
+{
+    struct content content = {{0}};
+    struct vt_crash_files snaps = {0};
+    struct vt_stack_files files = {.open = open_snap, .opaque = &snaps};
+    struct vd_range windows[VT_LEDGER_WINDOWS];
+    uint8_t *at = run->buf;
+    for (unsigned i = 0; i < VT_LEDGER_WINDOWS; i++) {
+        windows[i] = run->ledger.windows[i].guest;
+        vt_stack_read_backing(&run->stack, windows[i], at);
+        at += windows[i].length;
+    }
+    vt_ledger_adopt(&run->ledger, run->buf);
+    vt_ledger_flushed(&run->ledger);
+
+    /* Images behind go on where this one ends. */
+    windows[VT_LEDGER_WINDOWS - 1].length += 5 * VT_LEDGER_BLOCK_BYTES;
+    for (unsigned i = 0; i < run->stack.file_entries; i++)
+        VT_OK(vt_snap_open(0, &snaps.all[i], &vt_err));
+    vt_stack_create_on(&run->stack, &files, windows, VT_LEDGER_WINDOWS);
+    for (unsigned i = 0; i < run->stack.file_entries; i++) {
+        content.all[i] = vt_snap_pages(snaps.all[i]);
+        vt_pages_merge(content.all[i]); /* of the map, which every check reads */
+    }
+    vt_crash_files_close(&snaps);
+    return content;
 }
 
 /* What the next round begins with is known by reading it: only that is durable now. */
-static struct vt_pages *adopt_state(struct vt_crash_run *run)
+static struct content adopt_state(struct vt_crash_run *run)
 {
+    struct content content = {{0}};
     struct vdisk_image *image;
-    VT_OK(vt_crash_open_clone(run, run->next, 0, &image, &vt_err));
+    VT_OK(vt_crash_open_image(run, &run->next, 0, &image, &vt_err));
     VT_OK(vt_crash_read_windows(run, image, run->buf, &vt_err));
     vt_ledger_adopt(&run->ledger, run->buf);
     run->ledger.sizes[1] = vdisk_image_size(image);
     vt_ledger_flushed(&run->ledger);
     VT_OK(vdisk_image_close(image, &vt_err));
-    struct vt_pages *pages = vt_snap_pages(run->next);
-    vd_storage_close(run->next);
-    run->next = NULL;
+    for (unsigned i = 0; i < run->stack.file_entries; i++)
+        content.all[i] = vt_snap_pages(run->next.all[i]);
+    vt_crash_files_close(&run->next);
     free_consumers(&run->consumers);
     run->consumers = run->next_consumers;
     run->next_consumers = (struct vt_consumers){.entries = 0};
-    return pages;
+    return content;
 }
 
-static void one_round(struct vt_crash_run *run, struct vt_pages *durable, uint64_t ops)
+/* @durable is used up. */
+static void one_round(struct vt_crash_run *run, const struct content *durable, uint64_t ops)
 {
-    VT_OK(vt_crash_open(durable, &run->crash, &vt_err));
-    vt_crash_ignore_flushes(run->crash, run->plan->ignore_period, run->plan->ignore_index);
-    vt_crash_set_hook(run->crash, cut_here, run);
+    for (unsigned i = 0; i < run->stack.file_entries; i++) {
+        struct vd_storage **crash = &run->crash.all[i];
+        VT_OK(vt_crash_open(durable->all[i], crash, &vt_err));
+        if (run->plan->ignore_file == VT_STACK_NONE || run->plan->ignore_file == i)
+            vt_crash_ignore_flushes(*crash, run->plan->ignore_period, run->plan->ignore_index);
+    }
+    for (unsigned i = 0; i < run->stack.file_entries; i++)
+        vt_crash_set_hook(run->crash.all[i], cut_here, run);
     run->next_weight = 0;
     open_session(run);
     for (uint64_t i = 0; i < ops; i++, run->op_number++)
         one_op(run);
     close_session(run);
-    vd_storage_close(run->crash);
+    vt_crash_files_close(&run->crash);
 }
 
 void vt_crash_run(const struct vt_crash_plan *plan, struct vt_crash_tally *tally)
@@ -289,20 +416,23 @@ void vt_crash_run(const struct vt_crash_plan *plan, struct vt_crash_tally *tally
                                .dice = {vt_mix(plan->seed)},
                                .op = "create"};
     vt_ledger_init(&run.ledger, plan->size);
+    vt_stack_init(&run.stack, plan->stack, plan->size, plan->seed);
     run.buf = vt_calloc(1, run.ledger.bytes);
     run.before = vt_calloc(1, run.ledger.bytes);
     run.after = vt_calloc(1, run.ledger.bytes);
 
-    struct vt_pages *durable = create_image(plan);
-    add_first_consumer(&run, durable);
+    struct content durable = create_image(&run);
+    add_first_consumer(&run, durable.all[0]);
     while (run.op_number < plan->ops) {
-        one_round(&run, durable, vd_min(plan->round_ops, plan->ops - run.op_number));
-        durable = tally->violations ? NULL : adopt_state(&run);
-        if (!durable) /* an image that is broken already is no place to begin */
+        one_round(&run, &durable, vd_min(plan->round_ops, plan->ops - run.op_number));
+        durable = (struct content){{0}};
+        if (tally->violations) /* an image that is broken already is no place to begin */
             break;
+        durable = adopt_state(&run);
     }
-    vt_pages_free(durable);
-    vd_storage_close(run.next);
+    for (unsigned i = 0; i < VT_STACK_FILES_MAX; i++)
+        vt_pages_free(durable.all[i]);
+    vt_crash_files_close(&run.next);
     free_consumers(&run.consumers);
     free_consumers(&run.next_consumers);
     vt_real_sync_end(&run.real);

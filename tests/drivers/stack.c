@@ -370,6 +370,8 @@ static int open_by_name(void *opaque, const char *bearer, const char *name,
 {
     const struct by_name *by_name = opaque;
     (void)bearer;
+    if (strncmp(name, VT_STACK_ALIAS_PREFIX, strlen(VT_STACK_ALIAS_PREFIX)) == 0)
+        name += strlen(VT_STACK_ALIAS_PREFIX);
     for (unsigned i = 0; i < by_name->stack->file_entries; i++)
         if (strcmp(vt_stack_file_name(by_name->stack, i), name) == 0)
             return by_name->files->open(by_name->files->opaque, i,

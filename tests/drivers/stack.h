@@ -41,6 +41,9 @@ bool vt_stack_has_backing(const struct vt_stack *stack);
 /* As the images name it: "disk0", "disk0.data", "disk1", ... */
 const char *vt_stack_file_name(const struct vt_stack *stack, unsigned file);
 
+/* What a backing file may be called as well, on storages: longer, for vd_format_set_backing(). */
+#define VT_STACK_ALIAS_PREFIX "the/same/file/by/a/name/that/is/much/longer/than/the/first/one/"
+
 /* Unit of allocation of the top format; 64 KiB for those that have none. */
 uint32_t vt_stack_block_bytes(const struct vt_stack *stack);
 
