@@ -7,15 +7,18 @@
 /* clang-format off */
 static const struct vd_cli_verb *const verbs[] = {
     &vd_cmd_check,
+    &vd_cmd_commit,
     &vd_cmd_compare,
     &vd_cmd_convert,
     &vd_cmd_create,
     &vd_cmd_dd,
     &vd_cmd_delta,
+    &vd_cmd_flatten,
     &vd_cmd_info,
     &vd_cmd_io,
     &vd_cmd_map,
     &vd_cmd_measure,
+    &vd_cmd_rebase,
     &vd_cmd_resize,
     &vd_cmd_sums,
     &vd_cmd_sync,

@@ -77,9 +77,15 @@ static int look(const struct vd_merge *merge, struct vd_range range, enum vd_mer
 
 /* ---- Doing it ---- */
 
+static int enter_zero(struct vdisk_image *image, struct vd_range range, struct vdisk_error *err)
+{
+    int ret = vdisk_image_write_zeroes(image, range.offset, range.length, VDISK_ZERO_NO_HOLE, err);
+    return ret < 0 ? ret : vdisk_image_write_zeroes(image, range.offset, range.length, 0, err);
+}
+
 /*
  * Zeros that the image itself says are there.  One without a backing file may leave it at having
- * no entry: then an entry has to be made.
+ * no entry: then it is made to have one, and gives the space back afterwards.
  */
 static int make_zero(struct vd_merge *merge, struct vd_range rest, struct vdisk_error *err)
 {
@@ -89,8 +95,7 @@ static int make_zero(struct vd_merge *merge, struct vd_range rest, struct vdisk_
         struct vdisk_extent extent;
         ret = vdisk_image_extent(merge->target, rest.offset, rest.length, &extent, err);
         if (ret == 0 && !is_decided(&extent))
-            ret = vdisk_image_write_zeroes(merge->target, rest.offset, extent.length,
-                                           VDISK_ZERO_NO_HOLE, err);
+            ret = enter_zero(merge->target, vd_range(rest.offset, extent.length), err);
         if (ret == 0)
             rest = vd_range(rest.offset + extent.length, rest.length - extent.length);
     }
