@@ -245,6 +245,23 @@ struct vdisk_amend_options {
     const char *draft;
 };
 
+/**
+ * vdisk_image_amend() - change what the header of an image says of its format
+ * @name:    path; nobody may have it open
+ * @format:  format name, or NULL to look
+ * @options: what it shall say
+ * @err:     [out, may be NULL] the story
+ *
+ * The disk stays as it is.  Whatever happens, the image has its old header or its new one.
+ *
+ * Return: 0, durable, also if there was nothing to change; -ENOTSUP: the format leaves no choice;
+ * -EINVAL: options; -EAGAIN: locked by another process; -EBADMSG: the header contradicts what
+ * @options say it is; else the system.
+ */
+VDISK_PUBLIC VDISK_MUST_CHECK int vdisk_image_amend(const char *name, const char *format,
+                                                    const struct vdisk_amend_options *options,
+                                                    struct vdisk_error *err);
+
 /** Space to set aside when an image is created or grown. */
 enum vdisk_preallocation {
     VDISK_PREALLOCATION_OFF = 0, /**< sparse */

@@ -1,0 +1,96 @@
+/* SPDX-License-Identifier: MIT */
+/* vdisk amend: change what an image says of its format. */
+#include <stdio.h>
+
+#include "cli/cli.h"
+#include "cli/optlist.h"
+#include "cli/output.h"
+
+static const struct vd_cli_option options[] = {
+    {'o', NULL, "KEY=VALUE,...", "what to change; -o help lists it"},
+    {0},
+};
+
+static int take(struct vd_cli *cli, void *opaque, int key, const char *value)
+{
+    struct vd_optlist *list = opaque;
+    struct vdisk_error err = {0};
+    (void)cli;
+    (void)key; /* there is only one */
+    return vd_optlist_parse(list, value, &err) < 0 ? vd_cli_fail(&err) : VD_CLI_GO;
+}
+
+static int print_keys(void)
+{
+    printf("Amend options:\n"
+           "  compat=<str>           - qed: final, in place of the header of a draft\n"
+           "  draft=<str>            - qed: the draft it is of: draft-1, draft-2 or draft-3\n");
+    return 0;
+}
+
+/* Takes the options out of @list, whose words they stay. */
+static int take_list(struct vd_cli *cli, struct vd_optlist *list, struct vdisk_amend_options *amend)
+{
+    amend->compat = vd_optlist_take(list, "compat");
+    amend->draft = vd_optlist_take(list, "draft");
+    const struct vd_optlist_entry *left = vd_optlist_left_over(list);
+    if (left && !left->value)
+        return vd_cli_usage_error(cli, "-o %s: needs a value: %s=...", left->key, left->key);
+    if (left)
+        return vd_cli_usage_error(cli, "-o %s: can not be changed; -o help lists what can",
+                                  left->key);
+    if (!list->entry_count)
+        return vd_cli_usage_error(cli, "Must specify options (-o)");
+    if (!amend->compat)
+        return vd_cli_usage_error(cli, "-o draft: tells what is there; compat=final is wanted too");
+    return VD_CLI_GO;
+}
+
+static int print_result(const struct vd_cli *cli, const struct vdisk_amend_options *amend)
+{
+    struct vd_json json;
+    if (!cli->json)
+        return 0; /* as qemu-img, which prints nothing */
+    vd_json_begin_object(&json);
+    vd_json_put_name(&json, json.root, "filename", cli->operands[0]);
+    vd_json_put_text(&json, json.root, "compat", amend->compat);
+    return vd_json_print(&json);
+}
+
+static int amend(struct vd_cli *cli, struct vd_optlist *list)
+{
+    struct vdisk_amend_options amend = {.struct_bytes = sizeof(amend)};
+    struct vdisk_error err = {0};
+    if (list->wants_help)
+        return print_keys();
+    int status = take_list(cli, list, &amend);
+    if (status == VD_CLI_GO)
+        status = vd_cli_want_operands(cli, 1, 1, "FILE");
+    if (status != VD_CLI_GO)
+        return status;
+    if (vdisk_image_amend(cli->operands[0], cli->format, &amend, &err) < 0)
+        return vd_cli_fail(&err);
+    return print_result(cli, &amend);
+}
+
+static int run(struct vd_cli *cli, int argc, char **argv)
+{
+    struct vd_optlist list = {0};
+    int status = vd_cli_parse(cli, argc, argv, take, &list);
+    if (status == VD_CLI_GO)
+        status = amend(cli, &list);
+    vd_optlist_free(&list);
+    return status;
+}
+
+const struct vd_cli_verb vd_cmd_amend = {
+    .name = "amend",
+    .synopsis = "[-f FMT] -o OPTIONS [-q] [--output=human|json] FILE",
+    .help = "Change what an image says of its format",
+    .text =
+        "-o compat=final gives a QED image that has the header of a draft of 2010 the one that\n"
+        "everybody reads.  The disk stays as it is.\n",
+    .common = VD_CLI_FORMAT | VD_CLI_QUIET | VD_CLI_OUTPUT,
+    .options = options,
+    .run = run,
+};
