@@ -18,4 +18,28 @@ int vd_qed_measure(const struct vd_format_driver *driver,
                    const struct vdisk_create_options *options, uint64_t data_bytes,
                    struct vdisk_measure_result *result, struct vdisk_error *err);
 
+/* ---- qed_backing.c ---- */
+
+/*
+ * Where in the clusters of @header are @bytes for a name, behind the fields of a final header and
+ * not where the name is now?  -ENOSPC: nowhere.
+ */
+int vd_qed_find_name_room(const struct vd_qed_header *header, uint32_t bytes, uint32_t *offset,
+                          struct vdisk_error *err);
+
+/*
+ * Readies a change of what the image in @file says of its backing file (NULL: it has none): puts
+ * the name into the file, durably, where nothing refers to it, and the rest into @header, which is
+ * what the caller then writes.  After a failure the image is as before, and so is @header.
+ * -ENOTSUP: compatible features that are unknown.  -ENOSPC: there is no room for both names.
+ */
+int vd_qed_prepare_backing(struct vd_storage *file, struct vd_qed_header *header,
+                           const struct vd_backing *backing, struct vdisk_error *err);
+
+/* ---- qed_amend.c: a slot of the driver ---- */
+
+/* compat=final: gives an image with the header of a draft a final one.  qed §9.4 */
+int vd_qed_amend(const struct vd_format_driver *driver, struct vd_storage *file,
+                 const struct vdisk_amend_options *options, struct vdisk_error *err);
+
 #endif
