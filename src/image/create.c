@@ -139,9 +139,10 @@ static int check_backing_name(const char *name, const char *data_path,
     return ret == 0 || ret == -ENOTSUP ? 0 : vd_err_copy(err, &inner);
 }
 
-/* Is the backing file good?  Its size becomes that of the new disk if nobody gave one. */
+/* Is the backing file good?  *size gets that of its disk. */
 static int look_at_backing(const char *name, const char *data_path,
-                           struct vdisk_create_options *options, struct vdisk_error *err)
+                           const struct vdisk_create_options *options, uint64_t *size,
+                           struct vdisk_error *err)
 {
     struct vdisk_image *backing;
     if (!options->backing)
@@ -155,8 +156,7 @@ static int look_at_backing(const char *name, const char *data_path,
     for (struct vdisk_image *image = backing; image && data_path && ret == 0;
          image = vdisk_image_backing(image))
         ret = check_is_other(data_path, "data file", vd_storage_name(image->file), err);
-    if (!options->size)
-        options->size = vdisk_image_size(backing);
+    *size = vdisk_image_size(backing);
     int closed = vdisk_image_close(backing, err);
     return ret < 0 ? ret : closed;
 }
@@ -199,6 +199,20 @@ static int open_data(struct data_file *data, struct vdisk_error *err)
     return ret < 0 ? vd_err_copy(err, &inner) : 0;
 }
 
+/* A size that nobody gave is that of the data file, if it holds something, or of the backing disk.
+ */
+static int choose_size(const struct data_file *data, uint64_t backing_bytes, uint64_t *size,
+                       struct vdisk_error *err)
+{
+    uint64_t data_bytes = 0;
+    if (*size)
+        return 0;
+    int ret = data->storage ? vd_storage_size(data->storage, &data_bytes, err) : 0;
+    if (ret == 0 && data_bytes == 0)
+        *size = backing_bytes;
+    return ret; /* 0: the format takes the data file as it is */
+}
+
 /* @keep: the image has been made. */
 static void close_data(struct data_file *data, bool keep)
 {
@@ -227,11 +241,14 @@ int vd_image_create_at(const char *place, const char *name, const struct vd_form
     struct vdisk_create_options create = *options;
     struct data_file data = {0};
     struct vd_storage *file;
+    uint64_t backing_bytes = 0;
     int ret = find_data(&data, name, &create, err);
     if (ret == 0)
-        ret = look_at_backing(name, data.path, &create, err);
+        ret = look_at_backing(name, data.path, &create, &backing_bytes, err);
     if (ret == 0)
         ret = open_data(&data, err);
+    if (ret == 0)
+        ret = choose_size(&data, backing_bytes, &create.size, err);
     if (ret == 0)
         ret = vd_storage_open(place, &storage_options, &file, err);
     if (ret == 0) {
