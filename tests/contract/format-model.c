@@ -192,7 +192,7 @@ void vt_model_zero(struct vt_model *model, struct vd_range guest, bool no_hole)
         struct vd_range part = intersect(window->guest, guest);
         if (part.length)
             memset(bytes_at(window, part.offset), 0, part.length);
-        if (no_hole)
+        if (no_hole || model->tracking == VT_TRACK_OVERLAY) /* zeros hide what is behind, too */
             blocks_written(model, window, guest);
         else
             blocks_zeroed(model, window, guest);

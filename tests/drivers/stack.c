@@ -3,6 +3,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "drivers/alloc.h"
 #include "drivers/check.h"
@@ -271,7 +272,8 @@ static struct vdisk_create_options create_options(const struct vt_stack *stack, 
     return options;
 }
 
-/* What a data file holds before it becomes one. */
+/* What a data file holds where nothing was written.  (An image without a backing file takes only
+ * one without data, so there it comes later.) */
 static void spoil(struct vd_storage *data, uint64_t size)
 {
     static const char noise[] = "this was here before, and must never show through clear bits";
@@ -299,9 +301,12 @@ static void create_level_on(const struct vt_stack *stack, unsigned level,
     struct vd_storage *data = NULL;
     if (it->data_file != VT_STACK_NONE) {
         data = open_file(files, it->data_file);
-        spoil(data, it->size);
+        if (options.backing)
+            spoil(data, it->size);
     }
     VT_OK(vd_format_create(vd_format_find(it->format, NULL), file, data, &options, &vt_err));
+    if (data && !options.backing)
+        spoil(data, it->size);
     vd_storage_close(file);
     vd_storage_close(data);
 }
@@ -327,21 +332,30 @@ static void path_of(const char *folder, const char *name, char *path)
 static int open_level_in(const struct vt_stack *stack, unsigned level, const char *folder,
                          uint32_t flags, struct vdisk_image **image, struct vdisk_error *err);
 
+static void spoil_in(const char *folder, const char *name, uint64_t size)
+{
+    struct vd_storage_options writable = {.flags = VD_STORAGE_WRITE};
+    struct vd_storage *data;
+    char path[NAME_BYTES];
+    path_of(folder, name, path);
+    if (access(path, F_OK) != 0)
+        writable.flags |= VD_STORAGE_CREATE;
+    VT_OK(vd_storage_open(path, &writable, &data, &vt_err));
+    spoil(data, size);
+    vd_storage_close(data);
+}
+
 static void create_level_in(const struct vt_stack *stack, unsigned level, const char *folder)
 {
     const struct vt_stack_level *it = &stack->levels[level];
     struct vdisk_create_options options = create_options(stack, level);
-    struct vd_storage_options writable = {.flags = VD_STORAGE_WRITE | VD_STORAGE_CREATE};
     char path[NAME_BYTES];
-    if (options.data_file) {
-        struct vd_storage *data;
-        path_of(folder, options.data_file, path);
-        VT_OK(vd_storage_open(path, &writable, &data, &vt_err));
-        spoil(data, it->size);
-        vd_storage_close(data);
-    }
+    if (options.data_file && options.backing)
+        spoil_in(folder, options.data_file, it->size);
     path_of(folder, vt_stack_file_name(stack, it->file), path);
     VT_OK(vdisk_image_create(path, it->format, &options, &vt_err));
+    if (options.data_file && !options.backing)
+        spoil_in(folder, options.data_file, it->size);
 }
 
 void vt_stack_create_in(const struct vt_stack *stack, const char *folder,
