@@ -87,7 +87,10 @@ static int grow(struct vd_addcow *cow, const struct vd_resize *resize, struct vd
     return ret;
 }
 
-/* What was cut off is gone durably before its bits are cleared; no reader looks at them any more.
+/*
+ * What was cut off is gone durably before its bits are cleared; no reader looks at them any more.
+ * Nor may what was written to it before come later than the cut, and make the raw file longer
+ * again.
  */
 static int shrink(struct vd_addcow *cow, uint64_t size, struct vdisk_error *err)
 {
@@ -95,7 +98,9 @@ static int shrink(struct vd_addcow *cow, uint64_t size, struct vdisk_error *err)
     uint64_t first = vd_addcow_cluster_count(cow, size);
     uint64_t bytes = vd_addcow_bitmap_bytes(first);
     struct vd_table_cache *cache;
-    int ret = vd_addcow_new_cache(cow, bytes, &cache, err);
+    int ret = vd_addcow_flush(cow->format, err);
+    if (ret == 0)
+        ret = vd_addcow_new_cache(cow, bytes, &cache, err);
     if (ret < 0)
         return ret;
     ret = set_size(cow, size, err);

@@ -194,6 +194,9 @@ static int raw_resize(struct vd_format *format, const struct vd_resize *resize,
     uint64_t before = format->size;
     uint64_t rounded;
     int ret = raw_size_of(resize->size, &rounded, err);
+    /* What was written to the end before does not come later than the cut, and make it longer. */
+    if (ret == 0 && rounded < before)
+        ret = vd_storage_flush(format->file, err);
     if (ret == 0)
         ret = raw_set_size(format->file, rounded, err);
     if (ret < 0)
