@@ -160,6 +160,7 @@ static void blocks_written(struct vt_model *model, struct vt_window *window, str
         if (intersect(block_range(model, window, i), guest).length) {
             touch(model, &window->blocks[i]);
             window->blocks[i] |= VT_BLOCK_ALLOCATED;
+            window->blocks[i] &= (uint8_t)~VT_BLOCK_LOOSE;
         }
 }
 
