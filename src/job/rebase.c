@@ -7,7 +7,6 @@
  */
 #include <inttypes.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "image/chain.h"
 #include "image/named.h"
@@ -79,26 +78,52 @@ static int open_behind(struct rebase *rebase, struct vdisk_error *err)
     return check_format(rebase, err);
 }
 
+static bool is_image_itself(const struct rebase *rebase, const struct vd_storage *storage)
+{
+    struct vd_storage_identity own =
+        vd_storage_identity(vd_format_file(vd_image_format(rebase->image)));
+    struct vd_storage_identity other = vd_storage_identity(storage);
+    return own.known && other.known && own.device == other.device && own.inode == other.inode;
+}
+
+/* What can be told of @path, without the images behind it: nothing if it is not there. */
+static int look_at_file(struct rebase *rebase, const char *path, struct vdisk_error *err)
+{
+    struct vd_storage_options options = {.flags = VD_STORAGE_SHARE,
+                                         .network = rebase->options->network};
+    const struct vd_format_driver *driver = NULL;
+    struct vd_storage *storage;
+    if (vd_storage_open(path, &options, &storage, NULL) < 0)
+        return 0;
+    int ret = 0;
+    if (is_image_itself(rebase, storage))
+        ret = vd_err_set(err, ELOOP, "%s: can not be its own backing file", rebase->options->name);
+    else if (!rebase->backing.format && vd_format_probe(storage, &driver, NULL) == 0 &&
+             !vd_format_driver_has_probe(driver))
+        ret = vd_err_set(err, EINVAL,
+                         "backing file '%s': no known format found in it: name the format, raw "
+                         "included (-F raw)",
+                         path);
+    vd_storage_close(storage);
+    return ret;
+}
+
 /* What is not opened is at least looked at: nothing good comes of an image on itself. */
 static int check_unopened(struct rebase *rebase, struct vdisk_error *err)
 {
-    struct vd_named named;
-    struct stat st;
-    int ret = vd_named_resolve(&named, rebase->options->name, rebase->backing.name, err);
     const struct vd_format_driver *driver = NULL;
+    struct vd_named named;
+    int ret = vd_named_resolve(&named, rebase->options->name, rebase->backing.name, err);
     if (ret == 0 && named.format && !rebase->backing.format) {
         driver = vd_format_find(named.format, err);
         ret = driver ? 0 : -EINVAL;
     }
     if (driver)
         rebase->backing.format = vd_format_driver_name(driver);
-    if (ret < 0)
+    if (ret == 0)
+        ret = look_at_file(rebase, named.path, err);
+    else
         vd_err_prefix(err, ret, "backing file '%s': ", rebase->backing.name);
-    struct vd_storage_identity own =
-        vd_storage_identity(vd_format_file(vd_image_format(rebase->image)));
-    if (ret == 0 && !named.is_url && own.known && stat(named.path, &st) == 0 &&
-        own.device == st.st_dev && own.inode == st.st_ino)
-        ret = vd_err_set(err, ELOOP, "%s: can not be its own backing file", rebase->options->name);
     vd_named_free(&named);
     return ret;
 }
