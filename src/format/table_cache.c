@@ -295,6 +295,11 @@ void vd_table_page_changed_locked(struct vd_table_cache *cache, struct vd_table_
         page->changed_sectors |= (uint8_t)(1u << i);
 }
 
+bool vd_table_cache_is_strained_locked(const struct vd_table_cache *cache)
+{
+    return cache->changed_pages > cache->budget->pages_max / 2;
+}
+
 void vd_table_cache_pin_locked(struct vd_table_cache *cache, uint64_t offset)
 {
     find_locked(cache, offset / PAGE_BYTES)->pins++;

@@ -81,6 +81,9 @@ uint64_t vd_table_page_end(const struct vd_table_cache *cache, const struct vd_t
 void vd_table_page_changed_locked(struct vd_table_cache *cache, struct vd_table_page *page,
                                   uint64_t offset, size_t length) VD_REQUIRES(cache->lock);
 
+/* Do changes take so much of the budget that they should be written? */
+bool vd_table_cache_is_strained_locked(const struct vd_table_cache *cache) VD_REQUIRES(cache->lock);
+
 /* Keeps the page with the byte at @offset, which is resident, until it is unpinned. */
 void vd_table_cache_pin_locked(struct vd_table_cache *cache, uint64_t offset)
     VD_REQUIRES(cache->lock);
