@@ -4,8 +4,15 @@
 #include "format/addcow/addcow.h"
 #include "format/driver.h"
 #include "format/gow/gow.h"
+#include "format/qed/qed.h"
 #include "format/raw/raw.h"
 
 const struct vd_format_driver *const vd_format_drivers[] = {
-    &vd_addcow_driver, &vd_gow1_driver, &vd_gow2_driver, &vd_gow3_driver, &vd_raw_driver, NULL,
+    &vd_addcow_driver,
+    &vd_gow1_driver,
+    &vd_gow2_driver,
+    &vd_gow3_driver,
+    &vd_qed_driver,
+    &vd_raw_driver,
+    NULL,
 };
