@@ -70,6 +70,10 @@ static int take_header(struct vd_qed *qed, const struct vd_qed_header *header,
     qed->boundary = UINT64_MAX;
     qed->can_resize = (vd_storage_caps(qed->file) & VD_STORAGE_CAN_RESIZE) != 0;
     int ret = vd_storage_size(qed->file, &qed->file_bytes, err);
+    if (header->variant != VD_QED_FINAL && !vd_is_aligned(qed->file_bytes, header->cluster_bytes)) {
+        qed->short_end = qed->file_bytes;
+        qed->file_bytes = vd_round_up(qed->file_bytes, header->cluster_bytes);
+    }
     if (ret == 0)
         ret = vd_qed_names_read(qed->file, header, &qed->names, err);
     if (ret == 0)
@@ -131,6 +135,29 @@ static int qed_info(struct vd_format *format, struct vd_format_info *info, struc
     return 0;
 }
 
+static int qed_set_backing(struct vd_format *format, const struct vd_backing *backing,
+                           struct vdisk_error *err)
+{
+    struct vd_qed *qed = format->state;
+    struct vd_qed_header next = qed->header;
+    struct vd_qed_names names = {0};
+    /* What was taken over from the old backing file comes first. */
+    int ret = vd_qed_flush(format, err);
+    if (ret == 0)
+        ret = vd_qed_prepare_backing(qed->file, &next, backing, err);
+    if (ret == 0)
+        ret = vd_qed_names_read(qed->file, &next, &names, err);
+    if (ret == 0)
+        ret = vd_qed_replace_header(qed, &next, err);
+    if (ret < 0) {
+        vd_qed_names_free(&names);
+        return ret;
+    }
+    vd_qed_names_free(&qed->names);
+    qed->names = names;
+    return 0;
+}
+
 const struct vd_format_driver vd_qed_driver = {
     .name = "qed",
     .cluster_bytes = 65536,
@@ -147,5 +174,7 @@ const struct vd_format_driver vd_qed_driver = {
     .map_zero = vd_qed_map_zero,
     .flush = vd_qed_flush,
     .resize = vd_qed_resize,
+    .set_backing = qed_set_backing,
     .empty = vd_qed_empty,
+    .amend = vd_qed_amend,
 };

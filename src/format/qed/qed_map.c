@@ -174,9 +174,14 @@ void vd_qed_answer(const struct vd_qed *qed, struct vd_range guest, const struct
         mapping->kind = VD_MAP_BACKING;
     if (run->kind != VD_QED_RUN_DATA)
         return;
+    uint64_t host_offset = run->host + (guest.offset - run->guest.offset);
+    if (qed->short_end && host_offset >= qed->short_end)
+        return;
+    if (qed->short_end)
+        mapping->guest.length = vd_min(mapping->guest.length, qed->short_end - host_offset);
     mapping->kind = VD_MAP_DATA;
     mapping->storage = qed->file;
-    mapping->host_offset = run->host + (guest.offset - run->guest.offset);
+    mapping->host_offset = host_offset;
 }
 
 /* Does @next, which lies behind @run in the disk, go on in the same way? */

@@ -31,8 +31,9 @@
 #include "format/qed/qed_header.h"
 #include "format/table_cache.h"
 
-#define VD_QED_FREE_RUNS_MAX 1024u /* known at a time; others stay unused until the next session \
-                                    */
+#define VD_QED_FREE_RUNS_MAX                                            \
+    1024u /* known at a time; others stay unused until the next session \
+           */
 
 /* Space of the file that nothing leads to. */
 struct vd_qed_free {
@@ -46,6 +47,7 @@ struct vd_qed {
     bool can_resize; /* the file */
     struct vd_qed_geometry geometry;
     struct vd_range l1; /* of the file */
+    uint64_t short_end; /* of the file of a draft, if its last cluster is not whole: zeros follow */
 
     /* These change only while no other call runs. */
     struct vd_qed_header header; /* as in the file */
