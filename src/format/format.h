@@ -39,7 +39,7 @@ struct vd_format_files {
 struct vd_format_options {
     uint32_t flags;                      /* of enum vd_format_open_flag */
     uint64_t cache_bytes;                /* most memory for metadata; 0: the default of 64 MiB */
-    struct vd_table_budget *budget;      /* NULL, or what is shared instead; outlives the format */
+    struct vd_table_budget *budget;      /* NULL, or what is shared instead */
     const struct vd_format_files *files; /* used during open only; NULL: there are none to be had */
 };
 

@@ -39,9 +39,30 @@ struct vd_table_piece {
 void vd_table_budget_init(struct vd_table_budget *budget, uint64_t cache_bytes)
 {
     atomic_init(&budget->pages, 0);
+    atomic_init(&budget->users, 1);
     budget->pages_max = (size_t)vd_min(
         vd_max((cache_bytes ? cache_bytes : VD_TABLE_CACHE_BYTES) / PAGE_BYTES, BUDGET_MIN),
         SIZE_MAX / PAGE_BYTES);
+}
+
+struct vd_table_budget *vd_table_budget_new(uint64_t cache_bytes)
+{
+    struct vd_table_budget *budget = calloc(1, sizeof(*budget));
+    if (budget)
+        vd_table_budget_init(budget, cache_bytes);
+    return budget;
+}
+
+void vd_table_budget_hold(struct vd_table_budget *budget)
+{
+    if (budget)
+        atomic_fetch_add(&budget->users, 1);
+}
+
+void vd_table_budget_release(struct vd_table_budget *budget)
+{
+    if (budget && atomic_fetch_sub(&budget->users, 1) == 1)
+        free(budget);
 }
 
 int vd_table_cache_init(struct vd_table_cache *cache, struct vd_storage *file,
@@ -60,7 +81,8 @@ int vd_table_cache_init(struct vd_table_cache *cache, struct vd_storage *file,
 
 void vd_table_cache_share(struct vd_table_cache *cache, struct vd_table_budget *budget)
 {
-    assert(cache->pages == 0);
+    assert(cache->pages == 0 && cache->budget == &cache->own);
+    vd_table_budget_hold(budget);
     if (budget)
         cache->budget = budget;
 }
@@ -99,6 +121,8 @@ void vd_table_cache_destroy(struct vd_table_cache *cache)
     if (!cache->buckets)
         return;
     vd_table_cache_forget(cache);
+    if (cache->budget != &cache->own)
+        vd_table_budget_release(cache->budget);
     free(cache->buckets);
     vd_cond_destroy(&cache->loaded);
     vd_mutex_destroy(&cache->lock);

@@ -54,7 +54,10 @@ struct vd_table_cache {
 int vd_table_cache_init(struct vd_table_cache *cache, struct vd_storage *file,
                         struct vd_range tables, uint64_t cache_bytes, struct vdisk_error *err);
 
-/* C5: from here on it is @budget that counts, unless it is NULL.  Before anything is loaded. */
+/*
+ * C5: from here on it is @budget that counts, unless it is NULL; the cache is one more user of it.
+ * Before anything is loaded.
+ */
 void vd_table_cache_share(struct vd_table_cache *cache, struct vd_table_budget *budget);
 
 /* Forgets all, changes too.  A zeroed one is accepted. */

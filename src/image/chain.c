@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "format/table_budget.h"
 #include "image/gate.h"
 #include "image/image_priv.h"
 #include "util/mem.h"
@@ -313,12 +314,15 @@ int vd_image_open_chain_on(struct vd_storage *file, const struct vd_chain_option
     int ret = new_image(file, &top, err);
     if (ret < 0)
         return ret;
-    vd_table_budget_init(&top->budget, options->open->cache_bytes);
-    chain.budget = &top->budget;
+    chain.budget = vd_table_budget_new(options->open->cache_bytes);
+    if (!chain.budget)
+        ret = vd_err_nomem(err, "a chain of images");
     vd_gate_init(&chain.gate, options->open->gate);
-    ret = vd_gate_check_policy(options->open->gate, err);
+    if (ret == 0)
+        ret = vd_gate_check_policy(options->open->gate, err);
     if (ret == 0)
         ret = open_levels(&chain, top, err);
+    vd_table_budget_release(chain.budget);
     vd_gate_destroy(&chain.gate);
     free(chain.members);
     if (ret < 0) {

@@ -3,7 +3,6 @@
 #ifndef VD_IMAGE_IMAGE_PRIV_H
 #define VD_IMAGE_IMAGE_PRIV_H
 
-#include "format/table_budget.h"
 #include "image/guard.h"
 #include "image/image.h"
 
@@ -17,11 +16,10 @@ struct vd_run {
 };
 
 struct vdisk_image {
-    struct vd_storage *file;       /* owned */
-    struct vd_format *format;      /* owned */
-    struct vdisk_image *backing;   /* owned; NULL: none, or not opened */
-    struct vd_table_budget budget; /* of the whole chain, in its top image only */
-    uint32_t cluster_bytes;        /* unit of allocation, at least 1 */
+    struct vd_storage *file;     /* owned */
+    struct vd_format *format;    /* owned */
+    struct vdisk_image *backing; /* owned; NULL: none, or not opened */
+    uint32_t cluster_bytes;      /* unit of allocation, at least 1 */
     struct vd_guard guard;
     struct vd_run known_backing;
 

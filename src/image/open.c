@@ -69,7 +69,7 @@ int vdisk_image_open(const char *name, const struct vdisk_open_options *options,
     return vd_image_open_chain(name, &chain, image, err);
 }
 
-/* Ends one image of a chain, but for its struct, which the images behind it may still use. */
+/* Frees one image of a chain. */
 static int close_one(struct vdisk_image *image, struct vdisk_error *err)
 {
     int ret = vd_format_close(image->format, err);
@@ -79,23 +79,20 @@ static int close_one(struct vdisk_image *image, struct vdisk_error *err)
     vd_mutex_destroy(&image->info_lock);
     free(image->backing_name);
     free(image->backing_path);
+    free(image);
     return ret;
 }
 
 int vdisk_image_close(struct vdisk_image *image, struct vdisk_error *err)
 {
     int ret = 0;
-    struct vdisk_image *top = image;
     while (image) {
         struct vdisk_image *backing = image->backing;
         int closed = close_one(image, err);
         if (ret == 0)
             ret = closed;
-        if (image != top)
-            free(image);
         image = backing;
     }
-    free(top); /* with the budget of them all */
     return ret;
 }
 

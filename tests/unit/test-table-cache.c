@@ -232,28 +232,29 @@ static void test_shared_budget(void **state)
 {
     (void)state;
     struct cached first, second;
-    struct vd_table_budget budget;
-    vd_table_budget_init(&budget, 400 * 4096);
+    struct vd_table_budget *budget = vd_table_budget_new(400 * 4096);
+    assert_non_null(budget);
     begin(&first, 0);
     begin(&second, 0);
-    vd_table_cache_share(&first.cache, &budget);
-    vd_table_cache_share(&second.cache, &budget);
+    vd_table_cache_share(&first.cache, budget);
+    vd_table_cache_share(&second.cache, budget);
     for (uint64_t offset = 4096; offset < TABLES_BYTES; offset += 4096)
         (void)get(&first, offset);
     assert_int_equal(first.cache.pages, 400);
     for (uint64_t offset = 4096; offset < TABLES_BYTES; offset += 4096)
         (void)get(&second, offset);
     assert_int_equal(second.cache.pages, 16); /* what each may always have */
-    assert_int_equal(budget.pages, 416);
+    assert_int_equal(budget->pages, 416);
     (void)get(&first, TABLES_OFFSET); /* who is above its minimum gives way */
-    assert_int_equal(budget.pages, 400);
+    assert_int_equal(budget->pages, 400);
     end(&first);
-    assert_int_equal(budget.pages, 16);
+    assert_int_equal(budget->pages, 16);
     for (uint64_t offset = 4096; offset < TABLES_BYTES; offset += 4096)
         (void)get(&second, offset);
     assert_int_equal(second.cache.pages, 400); /* and there is room again */
+    vd_table_budget_release(budget);           /* the cache is its last user */
+    assert_int_equal(second.cache.budget->pages, 400);
     end(&second);
-    assert_int_equal(budget.pages, 0);
 }
 
 /* A page that can not be read is an error now, and read again next time. */
