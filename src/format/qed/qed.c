@@ -158,6 +158,35 @@ static int qed_set_backing(struct vd_format *format, const struct vd_backing *ba
     return 0;
 }
 
+/* Looks for the first contradiction, and at how much nothing leads to. */
+static int qed_check(struct vd_format *format, const struct vd_check *check,
+                     struct vdisk_error *err)
+{
+    const struct vd_qed *qed = format->state;
+    struct vd_qed_usage usage = {0};
+    struct vdisk_error inner = {0};
+    uint64_t file_bytes;
+    if (check->repair != VDISK_REPAIR_NONE)
+        return vd_err_set(err, ENOTSUP, "%s: QED images are not mended",
+                          vd_storage_name(qed->file));
+    int ret = vd_storage_size(qed->file, &file_bytes, err);
+    if (ret == 0)
+        ret = vd_qed_scan(qed, file_bytes, &usage, &inner);
+    if (ret < 0 && ret != -EBADMSG)
+        return vd_err_copy(err, &inner);
+    if (ret == -EBADMSG) {
+        vd_check_report(check, "%s", inner.message);
+        check->result->corruptions++;
+        return 0;
+    }
+    uint64_t unused = vd_round_up(file_bytes, qed->geometry.cluster_bytes) - usage.end;
+    for (size_t i = 0; i < usage.free.entries; i++)
+        unused += usage.free.runs[i].length;
+    check->result->leaks = unused / qed->geometry.cluster_bytes;
+    free(usage.free.runs);
+    return 0;
+}
+
 const struct vd_format_driver vd_qed_driver = {
     .name = "qed",
     .cluster_bytes = 65536,
@@ -177,4 +206,5 @@ const struct vd_format_driver vd_qed_driver = {
     .set_backing = qed_set_backing,
     .empty = vd_qed_empty,
     .amend = vd_qed_amend,
+    .check = qed_check,
 };
