@@ -219,6 +219,7 @@ static int new_image(struct vd_storage *file, struct vdisk_image **image, struct
     img->file = file;
     vd_guard_init(&img->guard);
     vd_run_init(&img->known_backing);
+    vd_ahead_init(&img->ahead);
     vd_mutex_init(&img->info_lock);
     *image = img;
     return 0;
@@ -329,6 +330,8 @@ int vd_image_open_chain_on(struct vd_storage *file, const struct vd_chain_option
         vdisk_image_close(top, NULL);
         return ret;
     }
+    top->is_constant = !(options->open->flags & (VDISK_OPEN_WRITE | VDISK_OPEN_SHARE)) &&
+                       options->write_level == 0;
     *image = top;
     return 0;
 }

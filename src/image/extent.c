@@ -15,6 +15,40 @@ void vd_run_destroy(struct vd_run *run)
     vd_mutex_destroy(&run->lock);
 }
 
+void vd_ahead_init(struct vd_ahead *ahead)
+{
+    vd_mutex_init(&ahead->lock);
+    ahead->run = (struct vd_image_run){0};
+}
+
+void vd_ahead_destroy(struct vd_ahead *ahead)
+{
+    vd_mutex_destroy(&ahead->lock);
+}
+
+/* Is the start of @guest known?  *run gets what is there, within @guest. */
+static bool ahead_has(struct vdisk_image *image, struct vd_range guest, struct vd_image_run *run)
+{
+    if (!image->is_constant)
+        return false;
+    vd_mutex_lock(&image->ahead.lock);
+    *run = image->ahead.run;
+    vd_mutex_unlock(&image->ahead.lock);
+    if (!run->extent.length || run->extent.offset != guest.offset)
+        return false;
+    run->extent.length = vd_min(run->extent.length, guest.length);
+    return true;
+}
+
+static void ahead_learn(struct vdisk_image *image, const struct vd_image_run *run)
+{
+    if (!image->is_constant)
+        return;
+    vd_mutex_lock(&image->ahead.lock);
+    image->ahead.run = *run;
+    vd_mutex_unlock(&image->ahead.lock);
+}
+
 /* Is the start of @guest in the known run?  *length gets how far that goes. */
 static bool run_has(struct vd_run *run, struct vd_range guest, uint64_t *length)
 {
@@ -140,12 +174,16 @@ int vd_image_look(struct vdisk_image *image, struct vd_range guest, struct vd_im
     unsigned ticket = vd_format_enter(image->format);
     struct vdisk_extent *extent = &run->extent;
     struct vd_image_run next;
-    ret = look(image, guest, run, err);
+    ret = ahead_has(image, guest, run) ? 0 : look(image, guest, run, err);
     while (ret == 0 && extent->length < guest.length) {
-        ret = look(image, vd_range(guest.offset + extent->length, guest.length - extent->length),
-                   &next, err);
-        if (ret < 0 || !continues(run, &next))
+        uint64_t done = extent->length;
+        /* What can not be told is the next call's failure. */
+        if (look(image, vd_range(guest.offset + done, guest.length - done), &next, NULL) < 0)
             break;
+        if (!continues(run, &next)) {
+            ahead_learn(image, &next);
+            break;
+        }
         extent->length += next.extent.length;
     }
     vd_format_leave(image->format, ticket);

@@ -15,13 +15,24 @@ struct vd_run {
     struct vd_range guest; /* under lock; length 0: none is known */
 };
 
+/*
+ * The run behind the last one that was answered, which had to be looked at to know where that one
+ * ends.  Of images that nobody changes only.
+ */
+struct vd_ahead {
+    struct vd_mutex lock;
+    struct vd_image_run run; /* under lock; length 0: none is known */
+};
+
 struct vdisk_image {
     struct vd_storage *file;     /* owned */
     struct vd_format *format;    /* owned */
     struct vdisk_image *backing; /* owned; NULL: none, or not opened */
     uint32_t cluster_bytes;      /* unit of allocation, at least 1 */
     struct vd_guard guard;
+    bool is_constant; /* with all images behind it: none is open for writing, by anybody */
     struct vd_run known_backing;
+    struct vd_ahead ahead;
 
     struct vd_mutex info_lock;
     char *backing_name; /* under info_lock: what info() was last asked to resolve, or NULL */
@@ -30,6 +41,8 @@ struct vdisk_image {
 
 void vd_run_init(struct vd_run *run);
 void vd_run_destroy(struct vd_run *run);
+void vd_ahead_init(struct vd_ahead *ahead);
+void vd_ahead_destroy(struct vd_ahead *ahead);
 
 /*
  * What is in the backing image for @guest, to which this image answered BACKING: *shown gets the

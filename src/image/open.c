@@ -76,6 +76,7 @@ static int close_one(struct vdisk_image *image, struct vdisk_error *err)
     vd_storage_close(image->file);
     vd_guard_destroy(&image->guard);
     vd_run_destroy(&image->known_backing);
+    vd_ahead_destroy(&image->ahead);
     vd_mutex_destroy(&image->info_lock);
     free(image->backing_name);
     free(image->backing_path);
@@ -103,6 +104,7 @@ struct vdisk_image *vdisk_image_backing(struct vdisk_image *image)
 
 struct vdisk_image *vd_image_take_backing(struct vdisk_image *image)
 {
+    image->is_constant = false;
     return STEAL_PTR(image->backing);
 }
 
