@@ -51,7 +51,8 @@ static inline struct vd_range vd_addcow_clusters_of(struct vd_range guest, uint3
 static inline uint8_t vd_addcow_last_byte_mask(uint64_t clusters)
 {
     unsigned used = (unsigned)(clusters % 8);
-    return used ? (uint8_t)((1u << used) - 1) : 0xFF;
+    unsigned mask = used ? (1u << used) - 1 : 0xFF;
+    return (uint8_t)mask;
 }
 
 #endif
