@@ -307,7 +307,8 @@ struct vdisk_create_options {
 
 /** Flags of struct vdisk_create_options. */
 enum vdisk_create_flag {
-    VDISK_CREATE_NO_CHECK = 1 << 0 /**< do not open the backing file: it need not be there yet */
+    VDISK_CREATE_NO_CHECK = 1 << 0, /**< do not open the backing file: it need not be there yet */
+    VDISK_CREATE_NEW_DATA = 1 << 1  /**< refuse a data file that is there and holds data */
 };
 
 /**
@@ -1013,6 +1014,76 @@ struct vdisk_flatten_result {
 VDISK_PUBLIC VDISK_MUST_CHECK int vdisk_flatten(const struct vdisk_flatten_options *options,
                                                 struct vdisk_flatten_result *result,
                                                 struct vdisk_error *err);
+
+/**
+ * struct vdisk_snapshot_options - what an external snapshot is made of; zero means the default
+ * @struct_bytes: sizeof(struct vdisk_snapshot_options)
+ * @reserved:     zero
+ * @name:         path of the image that goes on: a regular file, which nobody has open
+ * @format:       its format, or NULL to look; raw must be named
+ * @snapshot:     the name that its content of today gets, on the same file system; without a slash
+ *                it is in the directory of @name
+ * @target_format: of the overlay that takes over @name; NULL: that of the image if its format has
+ *                overlays, else "qed"
+ * @create:       the overlay's data file, cluster and table size, or NULL; no size, backing file or
+ *                flags
+ * @network:      for images behind on servers, or NULL
+ * @gate:         which files the images may name, or NULL for none; not asked about @snapshot
+ */
+struct vdisk_snapshot_options {
+    size_t struct_bytes;
+    uint64_t reserved;
+    const char *name;
+    const char *format;
+    const char *snapshot;
+    const char *target_format;
+    const struct vdisk_create_options *create;
+    const struct vdisk_network_options *network;
+    const struct vdisk_gate *gate;
+};
+
+/** Flags of struct vdisk_snapshot_result. */
+enum vdisk_snapshot_result_flag {
+    VDISK_SNAPSHOT_RESUMED =
+        1 << 0 /**< an earlier call had been interrupted before its last step */
+};
+
+/**
+ * struct vdisk_snapshot_result - the snapshot that was made
+ * @struct_bytes:   [in] sizeof(struct vdisk_snapshot_result)
+ * @flags:          of enum vdisk_snapshot_result_flag
+ * @reserved:       zero
+ * @virtual_bytes:  size of the disk
+ * @format:         of the overlay: a constant word
+ * @backing_format: of the image that the content of today is in: a constant word
+ */
+struct vdisk_snapshot_result {
+    size_t struct_bytes;
+    uint32_t flags;
+    uint32_t reserved;
+    uint64_t virtual_bytes;
+    const char *format;
+    const char *backing_format;
+};
+
+/**
+ * vdisk_snapshot_external() - keep what an image holds today, and go on with an overlay on it
+ * @options: which image, and the name for what it holds
+ * @result:  [in, out, may be NULL] struct_bytes set by the caller; filled in on success
+ * @err:     [out, may be NULL] the story
+ *
+ * The file gets the name @snapshot, and an empty overlay on it takes over the name it had.  At any
+ * instant, power cuts included, that name leads to the same disk.  Nothing is copied.  After an
+ * interruption the same call does what is left; when nothing is, it is refused with -EEXIST.
+ *
+ * Return: 0, durable; -EEXIST: there is something at @snapshot, which stays; -EXDEV: that is on
+ * another file system; -EPERM, -EOPNOTSUPP: no hard links there; -EAGAIN: the image is locked by
+ * another process; -EINVAL: options, or a symbolic link; else as vdisk_image_open() and
+ * vdisk_image_create().  On failure everything is as it was.
+ */
+VDISK_PUBLIC VDISK_MUST_CHECK int vdisk_snapshot_external(
+    const struct vdisk_snapshot_options *options, struct vdisk_snapshot_result *result,
+    struct vdisk_error *err);
 
 /* ------------------------------------------------------------------------------------------ */
 /* Sync                                                                                       */

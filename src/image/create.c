@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Making a new image: alone, on a backing file, or with a data file. */
+#include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,15 +13,17 @@
 #include "storage/new_file.h"
 #include "util/mem.h"
 
+#define CREATE_FLAGS_ALL (VDISK_CREATE_NO_CHECK | VDISK_CREATE_NEW_DATA)
+
 static int check_struct(const struct vdisk_create_options *options, struct vdisk_error *err)
 {
     if (options->struct_bytes != sizeof(*options))
         return vd_err_set(err, EINVAL,
                           "create options: struct_bytes is %zu: this library wants %zu",
                           options->struct_bytes, sizeof(*options));
-    if (options->flags & ~(uint32_t)VDISK_CREATE_NO_CHECK)
+    if (options->flags & ~(uint32_t)CREATE_FLAGS_ALL)
         return vd_err_set(err, EINVAL, "create options: unknown flags 0x%" PRIx32,
-                          options->flags & ~(uint32_t)VDISK_CREATE_NO_CHECK);
+                          options->flags & ~(uint32_t)CREATE_FLAGS_ALL);
     return 0;
 }
 
@@ -183,7 +186,25 @@ static int find_data(struct data_file *data, const char *name,
     return ret;
 }
 
-static int open_data(struct data_file *data, struct vdisk_error *err)
+/* Is there nothing in the file but a hole, as a run that was killed leaves it? */
+static int check_holds_nothing(const struct data_file *data, struct vdisk_error *err)
+{
+    struct vd_storage_extent extent = {.kind = VD_STORAGE_HOLE};
+    uint64_t size;
+    int ret = vd_storage_size(data->storage, &size, err);
+    if (ret == 0 && size)
+        ret = vd_storage_extent(data->storage, vd_range(0, size), &extent, err);
+    if (ret < 0 || !size || (extent.kind == VD_STORAGE_HOLE && extent.length == size))
+        return ret;
+    return vd_err_set(
+        err, EEXIST,
+        "data file '%s': it is there already, and what it holds would be overwritten: "
+        "name another, or remove it",
+        data->path);
+}
+
+static int open_data(struct data_file *data, const struct vdisk_create_options *options,
+                     struct vdisk_error *err)
 {
     struct vd_storage_options open = {.flags = VD_STORAGE_WRITE};
     struct vdisk_error inner = {0};
@@ -196,7 +217,10 @@ static int open_data(struct data_file *data, struct vdisk_error *err)
         ret = vd_storage_open(data->path, &open, &data->storage, &inner);
         data->is_new = ret == 0;
     }
-    return ret < 0 ? vd_err_copy(err, &inner) : 0;
+    if (ret < 0)
+        return vd_err_copy(err, &inner);
+    bool must_be_new = (options->flags & VDISK_CREATE_NEW_DATA) != 0;
+    return must_be_new && !data->is_new ? check_holds_nothing(data, err) : 0;
 }
 
 /* A size that nobody gave is that of the data file, if it holds something, or of the backing disk.
@@ -246,7 +270,7 @@ int vd_image_create_at(const char *place, const char *name, const struct vd_form
     if (ret == 0)
         ret = look_at_backing(name, data.path, &create, &backing_bytes, err);
     if (ret == 0)
-        ret = open_data(&data, err);
+        ret = open_data(&data, &create, err);
     if (ret == 0)
         ret = choose_size(&data, backing_bytes, &create.size, err);
     if (ret == 0)
@@ -255,8 +279,36 @@ int vd_image_create_at(const char *place, const char *name, const struct vd_form
         ret = create_on(file, data.storage, driver, &create, is_durable, err);
         vd_storage_close(file);
     }
+    if (ret == 0 && is_durable && data.is_new)
+        ret = vd_new_file_sync_directory(data.path, err);
     close_data(&data, ret == 0);
     return ret;
+}
+
+int vd_image_expect_data(struct vd_image_new_data *data, const char *name,
+                         const struct vdisk_create_options *options, struct vdisk_error *err)
+{
+    struct vd_named named;
+    *data = (struct vd_image_new_data){0};
+    if (!options->data_file)
+        return 0;
+    int ret = vd_named_resolve(&named, name, options->data_file, err);
+    if (ret == 0 && access(named.path, F_OK) < 0 && errno == ENOENT)
+        data->path = STEAL_PTR(named.path);
+    vd_named_free(&named);
+    return ret;
+}
+
+void vd_image_keep_data(struct vd_image_new_data *data)
+{
+    free(STEAL_PTR(data->path));
+}
+
+void vd_image_drop_data(struct vd_image_new_data *data)
+{
+    if (data->path)
+        unlink(data->path);
+    vd_image_keep_data(data);
 }
 
 int vdisk_image_create(const char *name, const char *format,

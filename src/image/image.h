@@ -42,6 +42,19 @@ int vd_image_create_at(const char *place, const char *name, const struct vd_form
                        const struct vdisk_create_options *options, bool is_durable,
                        struct vdisk_error *err);
 
+/*
+ * The data file of a new image, for who may yet fail when the image is made but not complete.  Ask
+ * expect() before vd_image_create_at(); then either of the others.
+ */
+struct vd_image_new_data {
+    char *path; /* owned; NULL: there is none, or it was there before */
+};
+
+int vd_image_expect_data(struct vd_image_new_data *data, const char *name,
+                         const struct vdisk_create_options *options, struct vdisk_error *err);
+void vd_image_keep_data(struct vd_image_new_data *data);
+void vd_image_drop_data(struct vd_image_new_data *data); /* removes it */
+
 /* Opens what @options name as the backing file of an image that will be called @name.  @flags: of
  * enum vdisk_open_flag. */
 int vd_image_open_backing(const char *name, const struct vdisk_create_options *options,

@@ -126,7 +126,7 @@ const char *vd_new_file_place(const struct vd_new_file *file)
     return file->part_name ? file->part_name : file->name;
 }
 
-static int sync_directory(const char *name, struct vdisk_error *err)
+int vd_new_file_sync_directory(const char *name, struct vdisk_error *err)
 {
     size_t length = directory_bytes(name);
     CLEANUP_FREE char *directory = length ? strndup(name, length) : strdup(".");
@@ -159,7 +159,7 @@ int vd_new_file_publish(struct vd_new_file *file, bool durable, struct vdisk_err
     if (give_name(file) < 0)
         return vd_err_errno(err, errno, "%s: can not rename it to %s", file->part_name, file->name);
     free(STEAL_PTR(file->part_name));
-    return durable ? sync_directory(file->name, err) : 0;
+    return durable ? vd_new_file_sync_directory(file->name, err) : 0;
 }
 
 void vd_new_file_abandon(struct vd_new_file *file)

@@ -36,6 +36,9 @@ const char *vd_new_file_place(const struct vd_new_file *file);
  */
 int vd_new_file_publish(struct vd_new_file *file, bool durable, struct vdisk_error *err);
 
+/* What was done to names in the directory of @name is durable when this returns 0. */
+int vd_new_file_sync_directory(const char *name, struct vdisk_error *err);
+
 /* Frees everything; what was not published is removed, if it was not written in place. */
 void vd_new_file_abandon(struct vd_new_file *file);
 
