@@ -1044,8 +1044,7 @@ struct vdisk_snapshot_options {
 
 /** Flags of struct vdisk_snapshot_result. */
 enum vdisk_snapshot_result_flag {
-    VDISK_SNAPSHOT_RESUMED =
-        1 << 0 /**< an earlier call had been interrupted before its last step */
+    VDISK_SNAPSHOT_RESUMED = 1 << 0 /**< an earlier call had been interrupted */
 };
 
 /**

@@ -214,7 +214,7 @@ static int run(struct vd_cli *cli, int argc, char **argv)
         return status;
 
     /* What the image names is told of, wherever it is, and opened only to follow the chain. */
-    uint32_t flags = VDISK_OPEN_CHECK | (chain ? 0 : VDISK_OPEN_FACTS);
+    uint32_t flags = chain ? 0 : VDISK_OPEN_CHECK | VDISK_OPEN_FACTS;
     struct vdisk_image *image = vd_cli_open(cli, cli->operands[0], cli->format, flags);
     if (!image)
         return 1;

@@ -72,15 +72,16 @@ static char *relative_name(const char *from, const char *to, const char *base)
 
     /* "word:" would be taken for a protocol. */
     bool needs_dot = !ups && !*below && strchr(base, ':');
-    char *name = vd_alloc_array(ups * 3 + strlen(below) + strlen(base) + 4, 1);
-    if (!name)
+    CLEANUP_FREE char *climb = vd_alloc_array(ups * 3 + 1, 1);
+    char *name = NULL;
+    if (!climb)
         return NULL;
     for (size_t i = 0; i < ups; i++)
-        strcat(name, "../");
-    strcat(name, needs_dot ? "./" : "");
-    strcat(name, below);
-    strcat(name, *below ? "/" : "");
-    return strcat(name, base);
+        memcpy(climb + i * 3, "../", 3);
+    if (asprintf(&name, "%s%s%s%s%s", climb, needs_dot ? "./" : "", below, *below ? "/" : "",
+                 base) < 0)
+        return NULL;
+    return name;
 }
 
 /* A name without a slash is in the directory of the image. */
