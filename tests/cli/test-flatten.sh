@@ -55,6 +55,16 @@ SCRIPT
 check 'the lines name the phase' grep -q '"phase": *"flatten"' lines
 
 make_chain
+vdisk create -q -f qed -b base -F raw top.qed
+want 0 'without a raw file' vdisk flatten top.qed
+out_is 'Image flattened.'
+want 0 'without a raw file, once more' vdisk flatten top.qed
+out_is 'There was no backing file.'
+want 0 'without a raw file, JSON' vdisk flatten --output=json top.qed
+out_json '"data-file" not in d and not d["dropped"]'
+check 'the disk is the same' vdisk compare -q -F raw top.qed base
+
+make_chain
 want 1 'no backing files in raw' vdisk flatten -f raw base
 err_is 'vdisk: base: format raw has no backing files'
 want 1 'not permitted' vdisk flatten --no-backing top
