@@ -36,6 +36,17 @@ int vd_qed_find_name_room(const struct vd_qed_header *header, uint32_t bytes, ui
 int vd_qed_prepare_backing(struct vd_storage *file, struct vd_qed_header *header,
                            const struct vd_backing *backing, struct vdisk_error *err);
 
+/* ---- qed_check.c ---- */
+
+/*
+ * Checks the image in @file, which nobody changes meanwhile, and mends it as check->repair asks,
+ * durably; then @header is what the file has.  NEED_CHECK is cleared by a repair that leaves no
+ * contradictions and could read everything: who opens such an image for writing asks for
+ * VDISK_REPAIR_ALL first, and looks at @header.  Drafts are not mended.
+ */
+int vd_qed_check_file(struct vd_storage *file, struct vd_qed_header *header,
+                      const struct vd_check *check, struct vdisk_error *err);
+
 /* ---- qed_amend.c: a slot of the driver ---- */
 
 /* compat=final: gives an image with the header of a draft a final one.  qed §9.4 */
