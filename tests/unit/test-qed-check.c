@@ -1,7 +1,5 @@
 /* SPDX-License-Identifier: MIT */
 /* The check of QED images: every rule of qed §8, in one pass or in many. */
-#include "drivers/fault.h"
-
 #include "qed-disk.h"
 
 /* Three clusters of data under two tables; L1 at 1, then: data 2, table 3, data 4, data 5, table 6.
@@ -194,6 +192,11 @@ static void test_draft(void **state)
     assert_int_equal(result.corruptions, 0);
     assert_int_equal(result.leaks, 0);
     assert_int_equal(result.allocated_clusters, 2);
+
+    struct vd_qed_header header;
+    struct vd_check leaks = {.repair = VDISK_REPAIR_LEAKS, .result = &result};
+    VT_OK(vd_qed_header_read(disk.file, VD_QED_LOOK, &header, &vt_err));
+    VT_FAILS(EROFS, vd_qed_check_file(disk.file, &header, &leaks, &vt_err));
     disk_destroy(&disk);
 }
 

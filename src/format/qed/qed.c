@@ -20,15 +20,21 @@ static bool is_for_writing(const struct vd_format *format)
     return vd_format_is_writable(format) && !(format->flags & VD_FORMAT_CHECK);
 }
 
-/* A writer died, and was one that leaves tables wrong then. */
+/* A writer died, and was one that leaves tables wrong then: they are mended first.  qed §6.3 */
 static int check_first(struct vd_format *format, struct vd_qed_header *header,
                        struct vdisk_error *err)
 {
-    (void)format;
+    struct vdisk_check_result result = {.struct_bytes = sizeof(result)};
+    struct vd_check check = {.repair = VDISK_REPAIR_ALL, .result = &result};
+    if (!(header->features & VD_QED_FEATURE_NEED_CHECK))
+        return 0;
+    int ret = vd_qed_check_file(format->file, header, &check, err);
+    if (ret < 0)
+        return vd_err_prefix(err, ret, "repair after a writer that did not end well: ");
     if (header->features & VD_QED_FEATURE_NEED_CHECK)
-        return vd_err_set(err, EUCLEAN,
-                          "header: was not closed well, and asks for a check before it is written "
-                          "to: run vdisk check -r all");
+        return vd_err_set(err, EIO,
+                          "repair after a writer that did not end well: not all tables could be "
+                          "read: see vdisk check");
     return 0;
 }
 
@@ -158,33 +164,18 @@ static int qed_set_backing(struct vd_format *format, const struct vd_backing *ba
     return 0;
 }
 
-/* Looks for the first contradiction, and at how much nothing leads to. */
 static int qed_check(struct vd_format *format, const struct vd_check *check,
                      struct vdisk_error *err)
 {
-    const struct vd_qed *qed = format->state;
-    struct vd_qed_usage usage = {0};
-    struct vdisk_error inner = {0};
-    uint64_t file_bytes;
+    struct vd_qed *qed = format->state;
+    if (!is_for_writing(format))
+        return vd_qed_check_file(qed->file, &qed->header, check, err);
+    /* What is in use is looked at as it would be after a close, and not moved. */
     if (check->repair != VDISK_REPAIR_NONE)
-        return vd_err_set(err, ENOTSUP, "%s: QED images are not mended",
+        return vd_err_set(err, EINVAL, "%s: is mended only if it was opened for that",
                           vd_storage_name(qed->file));
-    int ret = vd_storage_size(qed->file, &file_bytes, err);
-    if (ret == 0)
-        ret = vd_qed_scan(qed, file_bytes, &usage, &inner);
-    if (ret < 0 && ret != -EBADMSG)
-        return vd_err_copy(err, &inner);
-    if (ret == -EBADMSG) {
-        vd_check_report(check, "%s", inner.message);
-        check->result->corruptions++;
-        return 0;
-    }
-    uint64_t unused = vd_round_up(file_bytes, qed->geometry.cluster_bytes) - usage.end;
-    for (size_t i = 0; i < usage.free.entries; i++)
-        unused += usage.free.runs[i].length;
-    check->result->leaks = unused / qed->geometry.cluster_bytes;
-    free(usage.free.runs);
-    return 0;
+    int ret = vd_qed_flush(format, err);
+    return ret < 0 ? ret : vd_qed_check_file(qed->file, &qed->header, check, err);
 }
 
 const struct vd_format_driver vd_qed_driver = {

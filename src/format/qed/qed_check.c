@@ -367,13 +367,17 @@ static int clear_need_check(struct vd_qed_check_run *run, struct vdisk_error *er
 
 static int check_all(struct vd_qed_check_run *run, enum vdisk_repair what, struct vdisk_error *err)
 {
+    if (what != VDISK_REPAIR_NONE && run->header->variant != VD_QED_FINAL)
+        return vd_err_set(err, EROFS,
+                          "header: of form %s, which can only be read: run vdisk amend to bring it "
+                          "to the final form, then check again",
+                          vd_qed_variant_name(run->header->variant));
     if (run->header->features & VD_QED_FEATURE_NEED_CHECK)
         vd_check_report(run->check, "the image was not closed by its last writer, or is being "
                                     "written to");
     int ret = look(run, err);
     if (ret < 0 || what == VDISK_REPAIR_NONE)
         return ret;
-    assert(run->header->variant == VD_QED_FINAL);
     if (run->result->check_errors) {
         vd_check_report(run->check, "nothing is mended, as not everything could be looked at");
         return 0;
