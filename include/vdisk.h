@@ -532,8 +532,8 @@ enum vdisk_info_flag {
  * @flags:         of enum vdisk_info_flag
  * @cluster_bytes: unit of allocation, 0 if the format has none
  * @filename, @format: good until the image is closed
- * @variant:       of the format, a constant word, or NULL if there is only one: QED "final", or
- *                 "draft-1" to "draft-3"; add-cow "v10" or "v18"
+ * @variant:       of the format, a constant word, or NULL for the usual one: QED "draft-1" to
+ *                 "draft-3" for images older than the final header; add-cow "v10" or "v18"
  * @backing_name:  the backing file as it is recorded, or NULL; like the next three good until the
  *                 image is closed or its backing file changed
  * @backing_path:  the same name as it would be opened, or NULL
@@ -760,6 +760,9 @@ struct vdisk_convert_result {
  * owner are those of the older file; other names (hard links) of it keep the old content.  With
  * VDISK_CONVERT_NO_CREATE, and for block devices, the target is written in place.  Pieces are
  * written in no particular order.
+ *
+ * A target with a backing file (@create) gets what differs from the disk of that, by content.  A
+ * data file must not be there yet, or hold no data.
  *
  * Return: 0: complete, and durable unless VDISK_OPEN_UNSAFE; -EINVAL: options, or source and
  * target are the same file; -ECANCELED; -EAGAIN: locked by another process; -ENOSPC, -EIO, ...:

@@ -22,6 +22,9 @@ enum {
 static const struct vd_cli_option options[] = {
     {'O', NULL, "FMT", "format of the target (default raw; with -n, what it looks like)"},
     {'o', NULL, "KEY=VALUE,...", "options of the new image; -o help lists them"},
+    {'B', NULL, "BACKING", "make an overlay on BACKING, which holds only what differs from it"},
+    {'b', NULL, "BACKING", NULL}, /* as newer versions of qemu-img call it */
+    {'F', NULL, "FMT", "format of BACKING"},
     {'n', NULL, NULL, "do not create the target, write into the image that is there"},
     {KEY_TARGET_IS_ZERO, "target-is-zero", NULL, "with -n: the target reads as zero already"},
     {'S', NULL, "SIZE", "so many zero bytes become a hole (default 4k); 0: no holes"},
@@ -32,9 +35,6 @@ static const struct vd_cli_option options[] = {
     {KEY_SALVAGE, "salvage", NULL, "what can not be read becomes zeros, with a warning"},
     /* qemu-img's that have no meaning for the formats there are: refused, never ignored. */
     {'c', "compress", NULL, NULL},
-    {'B', NULL, "BACKING", NULL},
-    {'b', NULL, "BACKING", NULL},
-    {'F', NULL, "FMT", NULL},
     {'l', NULL, "SNAPSHOT", NULL},
     {KEY_BITMAPS, "bitmaps", NULL, NULL},
     {KEY_SKIP_BROKEN_BITMAPS, "skip-broken-bitmaps", NULL, NULL},
@@ -45,6 +45,7 @@ static const struct vd_cli_option options[] = {
 
 struct convert_args {
     struct vdisk_convert_options options;
+    struct vdisk_create_options create;
     struct vd_optlist list;
 };
 
@@ -54,11 +55,6 @@ static int refuse(struct vd_cli *cli, int key)
     switch (key) {
     case 'c':
         return vd_cli_usage_error(cli, "-c: none of the formats that can be written compresses");
-    case 'B':
-    case 'b':
-    case 'F':
-        return vd_cli_usage_error(
-            cli, "-%c: none of the formats that can be written has backing files", key);
     case 'l':
         return vd_cli_usage_error(cli, "-l: none of the formats has internal snapshots");
     case KEY_BITMAPS:
@@ -106,6 +102,13 @@ static int take(struct vd_cli *cli, void *opaque, int key, const char *value)
         return vd_cli_format_is_known(value) ? VD_CLI_GO : 1;
     case 'o':
         return vd_optlist_parse(&args->list, value, &err) < 0 ? vd_cli_fail(&err) : VD_CLI_GO;
+    case 'B':
+    case 'b':
+        args->create.backing = value;
+        break;
+    case 'F':
+        args->create.backing_format = value;
+        break;
     case 'n':
         args->options.flags |= VDISK_CONVERT_NO_CREATE;
         break;
@@ -142,6 +145,10 @@ static int check_args(struct vd_cli *cli, const struct convert_args *args)
         return vd_cli_usage_error(cli, "--target-is-zero requires use of -n flag");
     if ((flags & VDISK_CONVERT_NO_CREATE) && args->list.entry_count)
         return vd_cli_usage_error(cli, "-o: has no meaning with -n, nothing is created");
+    if ((flags & VDISK_CONVERT_NO_CREATE) && (args->create.backing || args->create.backing_format))
+        return vd_cli_usage_error(cli,
+                                  "-B, -F: have no meaning with -n: the image that is there has "
+                                  "the backing file that it has");
     if ((flags & VDISK_CONVERT_SALVAGE) && (flags & VDISK_CONVERT_COPY_OFFLOAD))
         return vd_cli_usage_error(cli, "Cannot enable copy offloading when --salvage is used");
     return VD_CLI_GO;
@@ -173,14 +180,16 @@ static int print_result(const struct vd_cli *cli, const struct convert_args *arg
 static int convert(struct vd_cli *cli, struct convert_args *args)
 {
     struct vdisk_convert_options *o = &args->options;
-    struct vdisk_create_options create = {.struct_bytes = sizeof(create)};
     if (!(o->flags & VDISK_CONVERT_NO_CREATE)) {
         if (!o->target_format)
             o->target_format = "raw";
-        int status = vd_create_options_take(&args->list, o->target_format, NULL, true, &create);
+        int status =
+            vd_create_options_take(&args->list, o->target_format, NULL, true, &args->create);
         if (status != VD_CLI_GO)
             return status;
-        o->create = &create;
+        args->create.network = &cli->network;
+        args->create.gate = &cli->gate;
+        o->create = &args->create;
     }
     if (o->target_format && strcmp(o->target_format, "gow") == 0)
         o->target_format = "gow3";
@@ -206,7 +215,8 @@ static int convert(struct vd_cli *cli, struct convert_args *args)
 
 static int run(struct vd_cli *cli, int argc, char **argv)
 {
-    struct convert_args args = {.options = {.struct_bytes = sizeof(args.options)}};
+    struct convert_args args = {.options = {.struct_bytes = sizeof(args.options)},
+                                .create = {.struct_bytes = sizeof(args.create)}};
     int status = vd_cli_parse(cli, argc, argv, take, &args);
     if (status == VD_CLI_GO && args.list.wants_help) {
         vd_create_options_print(args.options.target_format ? args.options.target_format : "raw");
@@ -224,7 +234,8 @@ static int run(struct vd_cli *cli, int argc, char **argv)
 
 const struct vd_cli_verb vd_cmd_convert = {
     .name = "convert",
-    .synopsis = "[-f FMT] [-O FMT] [-o OPTIONS] [-n [--target-is-zero]] [-S SIZE] [-m N] [-W] [-C] "
+    .synopsis = "[-f FMT] [-O FMT] [-o OPTIONS] [-B BACKING -F FMT] [-n [--target-is-zero]] [-S "
+                "SIZE] [-m N] [-W] [-C] "
                 "[-r RATE] [--salvage] [-t CACHE] [-T CACHE] [-U] [-p] [-q] SOURCE... TARGET",
     .help = "Copy a disk into a new image",
     .text =

@@ -47,22 +47,15 @@ static void print_backing(const struct vdisk_image_info *info)
         printf("backing file format: %s\n", info->backing_format);
 }
 
-/* The form that everybody has, and qemu-img does not speak of. */
-static bool is_usual(const char *variant)
-{
-    return strcmp(variant, "final") == 0;
-}
-
 static void print_specific(const struct vdisk_image_info *info)
 {
     char uuid[VD_UUID_TEXT_BYTES];
     bool has_lineage = (info->flags & VDISK_INFO_LINEAGE) != 0;
-    const char *variant = info->variant && !is_usual(info->variant) ? info->variant : NULL;
-    if (!has_lineage && !variant && !info->data_name)
+    if (!has_lineage && !info->variant && !info->data_name)
         return;
     printf("Format specific information:\n");
-    if (variant)
-        printf("    variant: %s\n", variant);
+    if (info->variant)
+        printf("    variant: %s\n", info->variant);
     if (info->data_name) {
         printf("    data file: ");
         print_name(info->data_name);

@@ -311,6 +311,24 @@ void vd_image_drop_data(struct vd_image_new_data *data)
     vd_image_keep_data(data);
 }
 
+/* Without a size, some file must be there that has one. */
+static int check_size_is_told(const char *name, const struct vdisk_create_options *options,
+                              struct vdisk_error *err)
+{
+    struct vd_image_new_data data;
+    bool backing_tells = options->backing && !(options->flags & VDISK_CREATE_NO_CHECK);
+    if (options->size || !options->data_file || backing_tells)
+        return 0;
+    int ret = vd_image_expect_data(&data, name, options, err);
+    if (ret == 0 && data.path)
+        ret =
+            vd_err_set(err, EINVAL,
+                       "%s: Image creation needs a size parameter: the data file '%s' is not there",
+                       name, data.path);
+    vd_image_keep_data(&data);
+    return ret;
+}
+
 int vdisk_image_create(const char *name, const char *format,
                        const struct vdisk_create_options *options, struct vdisk_error *err)
 {
@@ -323,6 +341,10 @@ int vdisk_image_create(const char *name, const char *format,
     ret = vd_image_check_create(format, options, &driver, err);
     if (ret < 0)
         return vd_err_prefix(err, ret, "%s: ", name);
+
+    ret = check_size_is_told(name, options, err);
+    if (ret < 0)
+        return ret;
 
     struct vd_new_file file;
     ret = vd_new_file_open(&file, name, err);

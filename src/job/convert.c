@@ -5,6 +5,8 @@
  * The workers take pieces from one cursor (convert_cursor.h: C1, C2).
  *
  * C3  What the target is known to read as zero is not written.
+ * C4  Of a new overlay, what its backing image has already is not written; so where nothing is
+ *     written, it shows what it should.
  */
 #include <inttypes.h>
 #include <string.h>
@@ -236,11 +238,126 @@ static int copy_unread(struct convert *convert, struct vd_range range, uint64_t 
     return ret == -EOPNOTSUPP ? 0 : target_failed(convert, ret, err);
 }
 
+/* ---- Pieces of a new overlay (C4) ---- */
+
+/* Is the start of @range the very same bytes in the source and behind the target?  *length gets how
+ * far the answer is good. */
+static int look_for_same(struct convert *convert, struct vd_range range, bool *is_same,
+                         uint64_t *length, struct vdisk_error *err)
+{
+    struct vdisk_image *behind = convert->target.behind;
+    const struct vd_convert_part *part = vd_convert_source_part(&convert->source, range.offset);
+    struct vd_image_run from, to;
+    uint64_t size = vdisk_image_size(behind);
+    range.length = vd_min(range.length, vd_range_end(part->range) - range.offset);
+    *is_same = false;
+    *length = range.length;
+    if (range.offset >= size)
+        return 0;
+    range.length = vd_min(range.length, size - range.offset);
+    int ret = vd_image_look(behind, range, &to, err);
+    if (ret < 0)
+        return ret;
+    *length = to.extent.length;
+    if (!to.storage)
+        return 0;
+    uint64_t from_offset = vd_convert_part_offset(part, range.offset);
+    ret = vd_image_look(part->image, vd_range(from_offset, to.extent.length), &from, err);
+    if (ret < 0)
+        return convert->options->flags & VDISK_CONVERT_SALVAGE ? 0 : ret;
+    *length = from.extent.length;
+    *is_same = from.storage && from.extent.host_offset == to.extent.host_offset &&
+               vd_storage_identity_equals(vd_storage_identity(from.storage),
+                                          vd_storage_identity(to.storage));
+    return 0;
+}
+
+/* What is behind the target, zeros past its end. */
+static int read_behind(struct convert *convert, uint8_t *buf, struct vd_range range,
+                       struct vdisk_error *err)
+{
+    uint64_t size = vdisk_image_size(convert->target.behind);
+    size_t there = range.offset < size ? (size_t)vd_min(range.length, size - range.offset) : 0;
+    memset(buf + there, 0, (size_t)range.length - there);
+    return there ? vdisk_image_pread(convert->target.behind, buf, there, range.offset, err) : 0;
+}
+
+/* Writes what differs, in whole grains. */
+static int write_changes(struct convert *convert, const uint8_t *buf, const uint8_t *behind,
+                         struct vd_range range, struct vdisk_error *err)
+{
+    size_t grain = convert->grain_bytes, length = (size_t)range.length, start = 0, at = 0;
+    int ret = 0;
+    while (at < length && ret == 0) {
+        size_t step = length - at < grain ? length - at : grain;
+        bool differs = memcmp(buf + at, behind + at, step) != 0;
+        at += step;
+        size_t end = differs ? at : at - step; /* of what differs, from start on */
+        if (end > start && (!differs || at == length))
+            ret =
+                write_data(convert, buf + start, vd_range(range.offset + start, end - start), err);
+        if (!differs)
+            start = at;
+    }
+    return ret;
+}
+
+/*
+ * The first part of @range, in whole grains, of which it is not known that it is the same; at its
+ * end, with length 0, if all of it is.
+ */
+static int find_unknown(struct convert *convert, struct vd_range range, struct vd_range *unknown,
+                        struct vdisk_error *err)
+{
+    uint64_t grain = convert->grain_bytes, end = vd_range_end(range), length;
+    *unknown = vd_range(range.offset, 0);
+    for (uint64_t at = range.offset; at < end; at += length) {
+        bool is_same;
+        int ret = look_for_same(convert, vd_range(at, end - at), &is_same, &length, err);
+        if (ret < 0)
+            return ret;
+        uint64_t same_start = vd_round_up(at, grain);
+        uint64_t same_end = at + length == end ? end : vd_round_down(at + length, grain);
+        if (is_same && same_end > same_start) {
+            if (same_start > unknown->offset) {
+                unknown->length = same_start - unknown->offset;
+                return 0;
+            }
+            unknown->offset = same_end;
+        }
+        unknown->length = at + length - unknown->offset;
+    }
+    return 0;
+}
+
+/* Deals with one piece; what is the same by its place is not even read. */
+static int copy_changes(struct convert *convert, uint8_t *buf, struct vd_range range,
+                        struct vdisk_error *err)
+{
+    uint8_t *behind = buf + VD_CONVERT_PIECE_BYTES;
+    int ret = 0;
+    while (range.length && ret == 0) {
+        struct vd_range unknown;
+        ret = find_unknown(convert, range, &unknown, err);
+        if (ret == 0 && unknown.length)
+            ret = read_data(convert, buf, unknown, err);
+        if (ret == 0 && unknown.length)
+            ret = target_failed(convert, read_behind(convert, behind, unknown, err), err);
+        if (ret == 0 && unknown.length)
+            ret = write_changes(convert, buf, behind, unknown, err);
+        if (ret == 0)
+            range = vd_range(vd_range_end(unknown), vd_range_end(range) - vd_range_end(unknown));
+    }
+    return ret;
+}
+
 static int copy_data(struct convert *convert, uint8_t *buf, struct vd_range range,
                      struct vdisk_error *err)
 {
     uint64_t done = 0;
     int ret = vd_job_throttle(&convert->job, range.length, err);
+    if (ret == 0 && convert->target.behind && !convert->allocate_all)
+        return copy_changes(convert, buf, range, err);
     if (ret == 0 && !(convert->options->flags & VDISK_CONVERT_SALVAGE))
         ret = copy_unread(convert, range, &done, err);
     struct vd_range rest = vd_range(range.offset + done, range.length - done);
@@ -279,7 +396,8 @@ static int work(void *opaque, unsigned index, struct vdisk_error *err)
 {
     (void)index;
     struct convert *convert = opaque;
-    CLEANUP_FREE uint8_t *buf = vd_alloc_io(VD_CONVERT_PIECE_BYTES);
+    size_t pieces = convert->target.behind ? 2 : 1;
+    CLEANUP_FREE uint8_t *buf = vd_alloc_io(pieces * VD_CONVERT_PIECE_BYTES);
     int ret = buf ? copy_pieces(convert, buf, err) : vd_err_nomem(err, "a copy buffer");
     return ret < 0 ? vd_job_fail(&convert->job, err) : 0;
 }
@@ -383,6 +501,30 @@ static unsigned choose_workers(const struct convert *convert)
     return options->workers || !is_cached ? workers : (unsigned)vd_min(workers, 2);
 }
 
+/* A source would lose what is behind it if that were replaced. */
+static int check_not_behind(const struct convert *convert, struct vdisk_error *err)
+{
+    const char *target = convert->options->target;
+    struct vd_storage_identity identity = vd_storage_identify(target);
+    for (size_t i = 0; i < convert->source.part_entries; i++) {
+        struct vdisk_image *image = convert->source.parts[i].image;
+        while ((image = vdisk_image_backing(image))) {
+            const struct vd_storage *file = vd_format_file(vd_image_format(image));
+            if (vd_storage_identity_equals(vd_storage_identity(file), identity))
+                return vd_err_set(err, EINVAL, "%s: is a backing file of the source '%s'", target,
+                                  convert->options->sources[i]);
+        }
+    }
+    return 0;
+}
+
+/* A new overlay that is longer than the sources shows zeros there, not what is behind it. */
+static int clear_tail(struct convert *convert, struct vdisk_error *err)
+{
+    uint64_t from = convert->source.size, size = vdisk_image_size(convert->target.image);
+    return size > from ? write_zeros(convert, vd_range(from, size - from), err) : 0;
+}
+
 static int run(struct convert *convert, struct vdisk_error *err)
 {
     const struct vdisk_convert_options *options = convert->options;
@@ -393,6 +535,8 @@ static int run(struct convert *convert, struct vdisk_error *err)
     }
     int ret = vd_convert_source_open(&convert->source, options, err);
     if (ret == 0)
+        ret = check_not_behind(convert, err);
+    if (ret == 0)
         ret = target_failed(
             convert, vd_convert_target_open(&convert->target, options, convert->source.size, err),
             err);
@@ -402,6 +546,8 @@ static int run(struct convert *convert, struct vdisk_error *err)
         ret = vd_job_phase(&convert->job, "copy", convert->source.size, 0, err);
     if (ret == 0)
         ret = vd_workers_run(choose_workers(convert), work, convert, err);
+    if (ret == 0 && convert->target.behind)
+        ret = clear_tail(convert, err);
     if (ret == 0)
         ret = target_failed(convert, vd_convert_target_finish(&convert->target, err), err);
     if (ret == 0)

@@ -4,6 +4,9 @@
 
 #include <inttypes.h>
 
+#include <string.h>
+
+#include "image/chain.h"
 #include "util/mem.h"
 
 static struct vdisk_open_options open_options(const struct vdisk_convert_options *options)
@@ -24,12 +27,49 @@ static int look_for_zeros(struct vd_convert_target *target, struct vdisk_error *
     const struct vd_format *format = vd_image_format(target->image);
     uint64_t size = vdisk_image_size(target->image);
     struct vdisk_extent extent;
-    target->reads_zero = true;
+    target->reads_zero = !target->behind;
+    if (target->behind)
+        return 0;
     if ((vd_storage_caps(vd_format_file(format)) & VD_STORAGE_CAN_RESIZE) || size == 0)
         return 0;
     int ret = vdisk_image_extent(target->image, 0, size, &extent, err);
     target->reads_zero =
         ret == 0 && (extent.flags & VDISK_EXTENT_ZERO) != 0 && extent.length == size;
+    return ret;
+}
+
+/* Names in the image count from the directory it is opened in, which for a link may be any. */
+static int check_no_link(const struct vd_convert_target *target,
+                         const struct vdisk_create_options *create, const char *name,
+                         struct vdisk_error *err)
+{
+    if (strcmp(target->file.name, name) == 0 || (!create->backing && !create->data_file))
+        return 0;
+    return vd_err_set(err, EINVAL,
+                      "%s: is a symbolic link: an image that names other files is made by its own "
+                      "name (%s)",
+                      name, target->file.name);
+}
+
+/* Makes the new image under its temporary name, and opens it: the user has named what it names. */
+static int make_target(struct vd_convert_target *target,
+                       const struct vdisk_convert_options *options,
+                       const struct vd_format_driver *driver,
+                       const struct vdisk_create_options *create, struct vdisk_error *err)
+{
+    const char *place = vd_new_file_place(&target->file);
+    struct vdisk_open_options open = open_options(options);
+    struct vd_chain_options chain = {.open = &open, .trusts_names = true};
+    int ret = check_no_link(target, create, options->target, err);
+    if (ret == 0)
+        ret = vd_image_expect_data(&target->data, options->target, create, err);
+    if (ret == 0)
+        ret = vd_image_create_at(place, options->target, driver, create, target->is_durable, err);
+    open.format = vd_format_driver_name(driver);
+    if (ret == 0)
+        ret = vd_image_open_chain(place, &chain, &target->image, err);
+    if (ret == 0)
+        target->behind = vdisk_image_backing(target->image);
     return ret;
 }
 
@@ -45,22 +85,20 @@ static int create_target(struct vd_convert_target *target,
     if (create.size < size)
         return vd_err_set(err, EINVAL, "%s: size of %" PRIu64 " bytes: the sources have %" PRIu64,
                           options->target, create.size, size);
+    create.flags |= VDISK_CREATE_NEW_DATA; /* the raw file would be overwritten */
 
     /* What the format can not do is found before any file is touched. */
     const char *format = options->target_format ? options->target_format : "raw";
     const struct vd_format_driver *driver;
-    int ret = vd_image_check_create(format, &create, &driver, err);
+    int ret = vd_image_check_backing_format(options->target, &create, err);
+    if (ret < 0)
+        return ret;
+    ret = vd_image_check_create(format, &create, &driver, err);
     if (ret < 0)
         return vd_err_prefix(err, ret, "%s: ", options->target);
     ret = vd_new_file_open(&target->file, options->target, err);
-    if (ret < 0)
-        return ret;
-    struct vdisk_open_options open = open_options(options);
-    open.format = format;
-    ret = vd_image_create_at(vd_new_file_place(&target->file), options->target, driver, &create,
-                             target->is_durable, err);
     if (ret == 0)
-        ret = vdisk_image_open(vd_new_file_place(&target->file), &open, &target->image, err);
+        ret = make_target(target, options, driver, &create, err);
     return ret < 0 ? ret : look_for_zeros(target, err);
 }
 
@@ -93,8 +131,13 @@ int vd_convert_target_open(struct vd_convert_target *target,
 
 int vd_convert_target_finish(struct vd_convert_target *target, struct vdisk_error *err)
 {
+    target->behind = NULL;
     int ret = vdisk_image_close(STEAL_PTR(target->image), err);
-    return ret < 0 ? ret : vd_new_file_publish(&target->file, target->is_durable, err);
+    if (ret == 0)
+        ret = vd_new_file_publish(&target->file, target->is_durable, err);
+    if (ret == 0)
+        vd_image_keep_data(&target->data);
+    return ret;
 }
 
 void vd_convert_target_abandon(struct vd_convert_target *target)
@@ -102,5 +145,6 @@ void vd_convert_target_abandon(struct vd_convert_target *target)
     /* The result does not matter: what is in place is unfinished, and the rest is removed. */
     vdisk_image_close(target->image, NULL);
     vd_new_file_abandon(&target->file);
+    vd_image_drop_data(&target->data);
     *target = (struct vd_convert_target){0};
 }

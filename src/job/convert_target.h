@@ -15,7 +15,9 @@ struct vd_convert_target {
     struct vdisk_image *image;
     struct vd_new_file file; /* its part_name is NULL when it is written in place */
     bool is_durable;
-    bool reads_zero; /* what has not been written reads as zero */
+    bool reads_zero;               /* what has not been written reads as zero */
+    struct vdisk_image *behind;    /* it is a new overlay on this, which is open with it; or NULL */
+    struct vd_image_new_data data; /* made for it */
 };
 
 /*

@@ -143,7 +143,11 @@ want 1 'an unknown format' vdisk convert -O vmdk a b
 want 1 'too large for the format' vdisk convert -O gow1 -o size=65G a b
 want 1 'a size below that of the source' vdisk convert -o size=1M a b
 err_has 'b: size of 1048576 bytes: the sources have 67108864'
-for option in -c '-B x' '-b x' '-F raw' '-l x' --bitmaps --skip-broken-bitmaps --target-image-opts \
+want 1 'an overlay of a format without' vdisk convert -B x -F raw a b
+err_is "vdisk: Backing file not supported for file format 'raw'"
+want 1 'a format of no backing file' vdisk convert -F raw a b
+err_is 'vdisk: -F has no meaning without a backing file (-b)'
+for option in -c '-l x' --bitmaps --skip-broken-bitmaps --target-image-opts \
     --image-opts '--object x'; do
     # shellcheck disable=SC2086 # an option and its argument
     want 1 "$option is refused" vdisk convert $option a b
