@@ -66,15 +66,29 @@ make_gold() {
     )
 }
 
-golds=(gold-1 gold-2 gold-3)
+all=(gold-1 gold-2 gold-3)
 make_gold gold-1 raw qed qed
 make_gold gold-2 gow3 add-cow add-cow
 make_gold gold-3 qed qed add-cow
 
+# The top with the header that the first draft of QED had: no autoclear bits, the rest 8 bytes lower.
+cp -r --sparse=always gold-1 draft
+python3 - draft/top << 'SCRIPT'
+import struct, sys
+with open(sys.argv[1], "r+b") as file:
+    start = struct.unpack("<4s3I5Q2I", file.read(64))
+    magic, cluster, table, header, features, compat, autoclear, l1, size, offset, length = start
+    assert magic == b"QED\0" and features == 1 and autoclear == 0 and offset >= 64, start
+    file.seek(0)
+    file.write(struct.pack("<4s3I4Q4I", magic, cluster, table, header, features, compat, l1, size,
+                           offset, length, 0, 0))
+SCRIPT
+
 # Is every image of the chain sound?  Leaks (3) are allowed, and raw (63) has nothing to check.
 sound() {
     local file status
-    for file in base mid top; do
+    for file in base mid top snap; do
+        [ -e $file ] || continue
         [ "$file" != base ] || [ ! -e base-is-raw ] || continue
         status=0
         "$C" check -q "$file" || status=$?
@@ -97,20 +111,30 @@ fresh() {
     cp -r --sparse=always "$1" run
 }
 
-# one_kill AFTER COMMAND...: in the folder run; one run of the command takes $duration microseconds
+# names NAME: the backing file of top; - for none
+names() {
+    [ "$("$C" info --output=json top |
+        python3 -c 'import json, sys; print(json.load(sys.stdin).get("backing-filename", "-"))')" = "$1" ]
+}
+
+# one_kill AFTER BACKING COMMAND...: in the folder run; one run of the command takes $duration
+# microseconds
 one_kill() {
-    local outcome after=$1
-    shift
+    local outcome after=$1 backing=$2
+    shift 2
     outcome=$(python3 "$work/kill-after" $(((RANDOM << 15 | RANDOM) % (duration + 1))) "$@") || return 1
     [ "$outcome" != killed ] || killed=$((killed + 1))
     sound || return 1
     same before || same "$after" || { echo 'the disk reads otherwise'; return 1; }
-    "$@" > /dev/null || { echo 'the second run has failed'; return 1; }
+    # What has been snapshot is not snapshot again.
+    "$@" > /dev/null || [ -e snap ] || { echo 'the second run has failed'; return 1; }
     sound || return 1
     same "$after" || { echo 'the disk reads otherwise after the second run'; return 1; }
+    names "$backing" || { echo 'the backing file is another one'; return 1; }
 }
 
-# try_kills NAME AFTER COMMAND...: AFTER is what the disk reads as when the command is done
+# try_kills NAME AFTER BACKING COMMAND...: AFTER is what the disk reads as when the command is done,
+# BACKING what its backing file is then
 try_kills() {
     local name=$1 after=$2 i gold start duration=0 killed=0 status=0
     shift 2
@@ -121,7 +145,7 @@ try_kills() {
             fresh "$gold"
             cd run
             start=${EPOCHREALTIME/./}
-            "$@" > /dev/null 2>> "$work/log" || status=1
+            "${@:2}" > /dev/null 2>> "$work/log" || status=1
             duration=$(((${EPOCHREALTIME/./} - start) * 5 / 4))
             cd ..
         fi
@@ -136,12 +160,16 @@ try_kills() {
     report $status "$name"
 }
 
-try_kills 'commit' before "$C" commit -q top
-try_kills 'commit -d' before "$C" commit -q -d top
-try_kills 'commit -b' before "$C" commit -q -b base top
-try_kills 'rebase' before "$C" rebase -b other top
-try_kills 'rebase -u' before "$C" rebase -u -b ./mid top
-try_kills 'rebase to none' before "$C" rebase -b '' top
-try_kills 'flatten' before "$C" flatten -q top
-try_kills 'resize' longer "$C" resize -q top $((size + 1000 * 512))
+golds=("${all[@]}")
+try_kills 'commit' before mid "$C" commit -q top
+try_kills 'commit -d' before mid "$C" commit -q -d top
+try_kills 'commit -b' before mid "$C" commit -q -b base top
+try_kills 'rebase' before other "$C" rebase -b other top
+try_kills 'rebase -u' before ./mid "$C" rebase -u -b ./mid top
+try_kills 'rebase to none' before - "$C" rebase -b '' top
+try_kills 'flatten' before - "$C" flatten -q top
+try_kills 'resize' longer mid "$C" resize -q top $((size + 1000 * 512))
+try_kills 'snapshot --external' before snap "$C" snapshot -q --external snap -O qed top
+golds=(draft)
+try_kills 'amend' before mid "$C" amend -q -o compat=final top
 finish
