@@ -23,8 +23,8 @@
 #include "util/mem.h"
 
 #define DISK_BYTES_MAX ((size_t)8 << 20)
-#define SIZE_BYTES_MAX ((size_t)3 << 20) /* of random disks */
-#define LEVELS_MAX     4u
+#define SIZE_BYTES_MAX ((size_t)3 << 20) /* of random disks, if the test does not say */
+#define LEVELS_MAX     32u
 #define NAME_BYTES     512u
 
 /* An image, and what it shows: zeros behind the end of its disk. */
@@ -39,6 +39,7 @@ struct level {
 struct chain {
     struct vt_random random;
     char directory[64];
+    size_t size_max;                 /* of random disks, in bytes */
     struct level levels[LEVELS_MAX]; /* from the base up */
     unsigned level_entries;
 };
@@ -65,7 +66,7 @@ static inline const char *path_of(const struct chain *chain, const char *file)
 
 static inline void chain_init(struct chain *chain, uint64_t seed)
 {
-    *chain = (struct chain){.random = {.state = seed}};
+    *chain = (struct chain){.random = {.state = seed}, .size_max = SIZE_BYTES_MAX};
     const char *folder = getenv("TMPDIR");
     snprintf(chain->directory, sizeof(chain->directory), "%s/vdisk-chain-XXXXXX",
              folder && strlen(folder) < 40 ? folder : "/tmp");
@@ -134,7 +135,14 @@ static inline void level_fill(struct chain *chain, struct level *level)
 
 static inline size_t random_size(struct chain *chain)
 {
-    return 512 * (1 + (size_t)below(chain, SIZE_BYTES_MAX / 512 - 1));
+    return 512 * (1 + (size_t)below(chain, chain->size_max / 512 - 1));
+}
+
+/* It has got another name. */
+static inline void level_rename(const struct chain *chain, struct level *level, const char *file)
+{
+    snprintf(level->file, sizeof(level->file), "%s", file);
+    snprintf(level->path, sizeof(level->path), "%s", path_of(chain, file));
 }
 
 /* An image with nothing of its own in it; @backing: NULL for none, else it shows its content. */
@@ -144,8 +152,7 @@ static inline struct level *chain_add(struct chain *chain, const char *file, con
     assert_true(chain->level_entries < LEVELS_MAX);
     struct level *level = &chain->levels[chain->level_entries++];
     *level = (struct level){.format = format, .size = size};
-    snprintf(level->file, sizeof(level->file), "%s", file);
-    snprintf(level->path, sizeof(level->path), "%s", path_of(chain, file));
+    level_rename(chain, level, file);
     level->bytes = vt_calloc(DISK_BYTES_MAX, 1);
     if (backing)
         memcpy(level->bytes, backing->bytes, size < backing->size ? size : backing->size);
@@ -188,6 +195,26 @@ static inline void chain_make(struct chain *chain)
     level_scribble(chain, mid, 8);
     struct level *top = chain_add(chain, "top", random_overlay(chain), mid, random_size(chain));
     level_scribble(chain, top, 8);
+}
+
+/* Nobody needs @entries images from @first on any more. */
+static inline void chain_drop(struct chain *chain, unsigned first, unsigned entries)
+{
+    struct level *gone = &chain->levels[first];
+    for (unsigned i = 0; i < entries; i++) {
+        assert_int_equal(unlink(gone[i].path), 0);
+        free(gone[i].bytes);
+    }
+    chain->level_entries -= entries;
+    memmove(gone, gone + entries, (chain->level_entries - first) * sizeof(*gone));
+}
+
+/* What @base shows after a commit has brought it all of @top. */
+static inline void level_give(struct level *base, const struct level *top)
+{
+    memcpy(base->bytes, top->bytes, top->size);
+    if (base->size < top->size)
+        base->size = top->size;
 }
 
 /* ---- Looking ---- */

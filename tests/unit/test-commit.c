@@ -13,14 +13,6 @@ static struct vdisk_commit_options options_for(const struct chain *chain, const 
                                          .gate = &beside};
 }
 
-/* What the base shows after it has got all of the top. */
-static void give(struct level *base, const struct level *top)
-{
-    memcpy(base->bytes, top->bytes, top->size);
-    if (base->size < top->size)
-        base->size = top->size;
-}
-
 static void one_random_commit(uint64_t number)
 {
     struct chain chain;
@@ -40,7 +32,7 @@ static void one_random_commit(uint64_t number)
     uint64_t held = level_holds(top);
 
     VT_OK(vdisk_commit(&options, &result, &vt_err));
-    give(target, top);
+    level_give(target, top);
     level_check(top);
     level_check(target);
     if (depth == 1)
@@ -89,7 +81,7 @@ static void a_canceled_commit_is_done_again(void **state)
     options.progress = NULL;
     options.rate_bytes = 0;
     VT_OK(vdisk_commit(&options, NULL, &vt_err));
-    give(base, top);
+    level_give(base, top);
     level_check(top);
     level_check(base);
     assert_int_equal(level_holds(top), 0);
