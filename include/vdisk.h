@@ -877,7 +877,7 @@ enum vdisk_rebase_flag {
  * @workers:        pieces under way at once; default: twice the processors, at most 8; 64 at most
  * @open_flags:     for opening the image and what is behind it now: VDISK_OPEN_DIRECT, _SYNC,
  *                  _UNSAFE
- * @backing_flags:  for opening the new backing file: VDISK_OPEN_SHARE, _DIRECT, _SEQUENTIAL
+ * @backing_flags:  for opening the new backing file: these, VDISK_OPEN_SHARE, _SEQUENTIAL
  * @name:           of the image
  * @format:         its format, or NULL to look
  * @backing:        the new backing file as it will be recorded, a relative name counting from the

@@ -191,7 +191,7 @@ static int check_options(const struct vdisk_rebase_options *options,
                          const struct vdisk_rebase_result *result, struct vdisk_error *err)
 {
     const uint32_t open_flags = VDISK_OPEN_DIRECT | VDISK_OPEN_SYNC | VDISK_OPEN_UNSAFE;
-    const uint32_t backing_flags = VDISK_OPEN_SHARE | VDISK_OPEN_DIRECT | VDISK_OPEN_SEQUENTIAL;
+    const uint32_t backing_flags = VDISK_OPEN_SHARE | VDISK_OPEN_SEQUENTIAL | open_flags;
     if (options->struct_bytes != sizeof(*options) || options->reserved)
         return vd_err_set(err, EINVAL,
                           "rebase options: struct_bytes is %zu and reserved %" PRIu64

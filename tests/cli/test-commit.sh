@@ -70,6 +70,13 @@ out_json 'd["base-grew"] and d["virtual-size"] == 6 << 20'
 check 'makes the other one longer' shows mid add-cow
 check 'with zeros' vdisk io -c 'read -q -P 0 4M 2M' mid
 
+for mode in none writeback writethrough directsync unsafe; do
+    make_chain
+    want 0 "cache mode $mode" vdisk commit -q -t $mode top
+    check 'the backing file has it' shows mid add-cow
+    check 'the disk is as before' shows top add-cow
+done
+
 make_chain
 want 0 'with progress, slowly' vdisk commit -p -d -m 1 -r 4M top
 check 'every byte of it is as qemu-img prints' python3 - "$work/out" << 'SCRIPT'

@@ -43,6 +43,12 @@ make_chain
 want 0 'quiet' vdisk flatten -q top
 out_is ''
 
+for mode in none writeback writethrough directsync unsafe; do
+    make_chain
+    want 0 "cache mode $mode" vdisk flatten -q -t $mode top
+    check 'the disk is the same' shows top.raw raw
+done
+
 make_chain
 want 0 'with progress, slowly' vdisk flatten -p -m 1 -r 2M --progress=7 top 7> lines
 check 'every byte of it is as qemu-img prints' python3 - "$work/out" << 'SCRIPT'

@@ -99,6 +99,12 @@ want 0 'relative to the image' bash -c 'cd sub && "$0" rebase -b base -F raw ../
 check 'the name is as it was given' names base
 check 'the disk is the same' shows
 
+for mode in none writeback writethrough directsync unsafe; do
+    make_chain
+    want 0 "cache mode $mode" vdisk rebase -t $mode -T $mode -b other top
+    check 'the disk is the same' shows
+done
+
 make_chain
 want 0 'with progress' vdisk rebase -p -m 1 -b '' top
 check 'every byte of it is as qemu-img prints' python3 - "$work/out" << 'SCRIPT'
