@@ -53,6 +53,25 @@ static int print_human(const struct vdisk_extent *extent)
     return 0;
 }
 
+/*
+ * Zeros behind the end of a short image are, to qemu-img map, those that the image on it has for
+ * lack of an entry; to the library they are the short image's.
+ */
+static void tell_as_qemu(struct vdisk_image *image, struct vdisk_extent *extent)
+{
+    if (!extent->depth || extent->flags != (VDISK_EXTENT_ZERO | VDISK_EXTENT_PRESENT))
+        return;
+    for (uint32_t i = 0; i < extent->depth; i++)
+        image = vdisk_image_backing(image);
+    uint64_t size = vdisk_image_size(image);
+    if (extent->offset < size) {
+        extent->length = vd_min(extent->length, size - extent->offset);
+        return;
+    }
+    extent->depth--;
+    extent->flags = VDISK_EXTENT_ZERO;
+}
+
 static int print_extents(const struct vd_cli *cli, struct vdisk_image *image, struct vd_range rest)
 {
     bool is_first = true;
@@ -61,6 +80,7 @@ static int print_extents(const struct vd_cli *cli, struct vdisk_image *image, st
         struct vdisk_error err = {0};
         if (vdisk_image_extent(image, rest.offset, rest.length, &extent, &err) < 0)
             return vd_cli_fail(&err);
+        tell_as_qemu(image, &extent);
         if (cli->json)
             print_json(&extent, is_first);
         else if (print_human(&extent) != 0)

@@ -84,6 +84,18 @@ want 0 'a name like a protocol' vdisk snapshot --external=a:b -f raw -O add-cow 
     case/disk
 check 'the disk is the same' same case/disk
 
+disk
+want 0 'an overlay of no special format' vdisk snapshot --external=base -f raw case/disk
+out_is "'case/disk' (qed) is now an overlay on 'base' (raw)."
+check 'the disk is the same' same case/disk
+want 0 'which is a QED image' vdisk snapshot --external=again case/disk
+out_is "'case/disk' (qed) is now an overlay on 'again' (qed)."
+check 'the disk is the same' same case/disk
+check 'three images' depth_is 3 case/disk
+want 0 'with options' vdisk snapshot -q --external=third -O qed -o cluster_size=4k case/disk
+want 0 'which it has' vdisk info --output=json case/disk
+out_json 'd["cluster-size"] == 4096 and d["backing-filename"] == "third"'
+
 # --- refused, and everything as it was
 disk
 untouched() {
@@ -219,6 +231,8 @@ killed() {
 }
 if have strace && strace -o /dev/null true 2> /dev/null; then
     check 'killed: an add-cow overlay' killed add-cow -o image_file=data
+    sed 's/^/# /' "$work/log"
+    check 'killed: a QED overlay' killed qed
     sed 's/^/# /' "$work/log"
 else
     skip 'killed' 'no strace'
