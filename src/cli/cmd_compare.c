@@ -6,6 +6,7 @@
 #include "cli/cli.h"
 #include "cli/output.h"
 #include "cli/progress.h"
+#include "cli/workopt.h"
 
 /* Exit statuses beside 0, as qemu-img. */
 enum {
@@ -51,8 +52,7 @@ static int take(struct vd_cli *cli, void *opaque, int key, const char *value)
         args->lists = true;
         break;
     default:
-        return vd_cli_usage_error(cli, "--object is not supported: see the options of "
-                                       "'vdisk compare --help' for servers and secrets");
+        return vd_cli_refuse_object(cli);
     }
     return VD_CLI_GO;
 }

@@ -7,8 +7,7 @@
 #include "cli/optlist.h"
 #include "cli/output.h"
 #include "cli/progress.h"
-
-#define WORKERS_MAX 64u
+#include "cli/workopt.h"
 
 enum {
     KEY_TARGET_IS_ZERO = VD_CLI_KEY_VERB,
@@ -64,8 +63,7 @@ static int refuse(struct vd_cli *cli, int key)
         return vd_cli_usage_error(cli, "--target-image-opts is not supported: name the target by "
                                        "its path, and its format with -O");
     default:
-        return vd_cli_usage_error(cli, "--object is not supported: see the options of "
-                                       "'vdisk convert --help' for servers and secrets");
+        return vd_cli_refuse_object(cli);
     }
 }
 
@@ -82,20 +80,10 @@ static int take_sparse(const char *value, struct vdisk_convert_options *o)
     return VD_CLI_GO;
 }
 
-static int take_rate(struct vd_cli *cli, const char *value, struct vdisk_convert_options *o)
-{
-    int status = vd_cli_parse_size("-r", value, &o->rate_bytes);
-    if (status == VD_CLI_GO && o->rate_bytes == 0)
-        return vd_cli_usage_error(cli, "-r: a rate of 0 bytes a second would never end");
-    return status;
-}
-
 static int take(struct vd_cli *cli, void *opaque, int key, const char *value)
 {
     struct convert_args *args = opaque;
     struct vdisk_error err = {0};
-    uint64_t number;
-    int status = VD_CLI_GO;
     switch (key) {
     case 'O':
         args->options.target_format = value;
@@ -118,24 +106,21 @@ static int take(struct vd_cli *cli, void *opaque, int key, const char *value)
     case 'S':
         return take_sparse(value, &args->options);
     case 'm':
-        status = vd_cli_parse_number(cli, "-m", value, 1, WORKERS_MAX, &number);
-        if (status == VD_CLI_GO)
-            args->options.workers = (uint32_t)number;
-        break;
+        return vd_cli_take_workers(cli, value, &args->options.workers);
     case 'W':
         break; /* writes have no order here: nothing to switch on */
     case 'C':
         args->options.flags |= VDISK_CONVERT_COPY_OFFLOAD;
         break;
     case 'r':
-        return take_rate(cli, value, &args->options);
+        return vd_cli_take_rate(cli, value, &args->options.rate_bytes);
     case KEY_SALVAGE:
         args->options.flags |= VDISK_CONVERT_SALVAGE;
         break;
     default:
         return refuse(cli, key);
     }
-    return status;
+    return VD_CLI_GO;
 }
 
 static int check_args(struct vd_cli *cli, const struct convert_args *args)
