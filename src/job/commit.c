@@ -64,7 +64,7 @@ static int unknown_base(struct vdisk_image *top, const char *base, struct vdisk_
         }
         used += (size_t)length;
     }
-    return vd_err_set(err, EINVAL, "%s: '%s' is none of the images behind it, which are %s",
+    return vd_err_set(err, EINVAL, "%s: '%.200s' is none of the images behind it, which are %s",
                       name_of(top), base, list);
 }
 
@@ -92,10 +92,11 @@ static int find_base(struct vdisk_image *top, const char *base, unsigned *depth,
         if (!behind || (strcmp(base, info.backing_name) != 0 && strcmp(base, name_of(behind)) != 0))
             continue;
         if (named)
-            return vd_err_set(err, EINVAL,
-                              "%s: more than one of the images behind it is called '%s': name it "
-                              "by its path from here",
-                              name_of(top), base);
+            return vd_err_set(
+                err, EINVAL,
+                "%s: more than one of the images behind it is called '%.200s': name it "
+                "by its path from here",
+                name_of(top), base);
         named = level + 1;
     }
     *depth = named;
