@@ -174,15 +174,15 @@ static void test_parts(void **state)
 {
     (void)state;
     static const uint64_t offsets[] = {
-        UINT64_C(1) << 50, 4096, UINT64_C(3) << 40, 8192, 4608, (UINT64_C(1) << 50) + 4096};
+        UINT64_C(1) << 39, 4096, UINT64_C(3) << 37, 8192, 4608, (UINT64_C(1) << 39) + 4096};
     struct vd_storage *memory, *trace;
     struct vd_table_cache cache;
     struct vd_table_snapshot taken;
     struct vd_table_page *page;
     bool waited = false;
-    VT_OK(vt_snap_open(UINT64_C(1) << 51, &memory, &vt_err));
+    VT_OK(vt_snap_open(UINT64_C(1) << 40, &memory, &vt_err));
     VT_OK(vt_trace_open(memory, VT_BORROW, NULL, &trace, &vt_err));
-    VT_OK(vd_table_cache_init(&cache, trace, vd_range(0, UINT64_C(1) << 51), 0, &vt_err));
+    VT_OK(vd_table_cache_init(&cache, trace, vd_range(0, UINT64_C(1) << 40), 0, &vt_err));
     vd_mutex_lock(&cache.lock);
     for (size_t i = 0; i < sizeof(offsets) / sizeof(offsets[0]); i++) {
         VT_OK(vd_table_cache_get_locked(&cache, offsets[i], &page, &waited, &vt_err));
@@ -198,8 +198,8 @@ static void test_parts(void **state)
     VT_OK(vd_table_snapshot_write_some(&cache, &taken, is_behind, &boundary, &vt_err));
     size_t entries;
     const struct vt_record *records = vt_trace_records(trace, &entries);
-    static const uint64_t behind[] = {4608, 8192, UINT64_C(3) << 40, UINT64_C(1) << 50,
-                                      (UINT64_C(1) << 50) + 4096};
+    static const uint64_t behind[] = {4608, 8192, UINT64_C(3) << 37, UINT64_C(1) << 39,
+                                      (UINT64_C(1) << 39) + 4096};
     assert_int_equal(entries, sizeof(behind) / sizeof(behind[0]));
     for (size_t i = 0; i < entries; i++) {
         assert_int_equal(records[i].range.offset, behind[i]);
