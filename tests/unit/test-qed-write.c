@@ -266,6 +266,39 @@ static void test_no_space(void **state)
     fixture_destroy(&fix);
 }
 
+/*
+ * The space of a table is set aside with it, so that a flush does not find the disk full.  What a
+ * request that failed so had taken is used by the next ones.
+ */
+static void test_set_aside(void **state)
+{
+    (void)state;
+    struct fixture fix;
+    struct vd_mapping mapping;
+    fixture_create(&fix, 65536, 4, 8 * GIB, NULL);
+    fixture_open(&fix, VD_FORMAT_WRITE);
+    vt_fault_set(fix.fault, (struct vt_fault_plan){
+                                .calls = VT_CALL_BIT(VT_PREALLOCATE), .nth = 2, .error = ENOSPC});
+    VT_FAILS(ENOSPC,
+             vd_format_map_for_write(fix.format, vd_range(0, 512), true, &mapping, &vt_err));
+    expect_map(&fix, vd_range(0, 8 * GIB), VD_MAP_ZERO, false, 8 * GIB);
+    uint64_t table = first_free(&fix) + fix.geometry.table_bytes;
+    assert_int_equal(fill(&fix, 0, 4 * 65536, 1), 0);
+    assert_int_equal(map(&fix, 0, 512).host_offset, first_free(&fix));
+    assert_int_equal(length_of(fix.memory), table + fix.geometry.table_bytes);
+    size_t entries;
+    const struct vt_record *records = vt_trace_records(fix.file, &entries);
+    bool is_set_aside = false;
+    for (size_t i = 0; i < entries; i++)
+        if (records[i].call == VT_PREALLOCATE && records[i].range.offset == table)
+            is_set_aside = records[i].range.length == fix.geometry.table_bytes;
+    assert_true(is_set_aside);
+    fixture_reopen(&fix);
+    expect(&fix, 0, 4 * 65536, 1);
+    assert_int_equal(l1_in_file(&fix, 0), table);
+    fixture_destroy(&fix);
+}
+
 /* After metadata could not be written, nothing is changed any more. */
 static void test_failed_flush(void **state)
 {
@@ -289,11 +322,11 @@ static void test_failed_flush(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_order),        cmocka_unit_test(test_contiguous),
-        cmocka_unit_test(test_flush),        cmocka_unit_test(test_bounded_memory),
-        cmocka_unit_test(test_backing),      cmocka_unit_test(test_zero_clusters),
-        cmocka_unit_test(test_given_back),   cmocka_unit_test(test_no_space),
-        cmocka_unit_test(test_failed_flush),
+        cmocka_unit_test(test_order),      cmocka_unit_test(test_contiguous),
+        cmocka_unit_test(test_flush),      cmocka_unit_test(test_bounded_memory),
+        cmocka_unit_test(test_backing),    cmocka_unit_test(test_zero_clusters),
+        cmocka_unit_test(test_given_back), cmocka_unit_test(test_no_space),
+        cmocka_unit_test(test_set_aside),  cmocka_unit_test(test_failed_flush),
     };
     cmocka_set_message_output(CM_OUTPUT_TAP);
     return cmocka_run_group_tests(tests, NULL, NULL);

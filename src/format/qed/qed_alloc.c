@@ -4,6 +4,10 @@
 #include <stdlib.h>
 
 #include "format/qed/qed_priv.h"
+#include "util/mem.h"
+
+/* Tables larger than this take the space of what is written to them. */
+#define SET_ASIDE_BYTES_MAX (UINT64_C(16) << 20)
 
 /* Scans, and cuts off what is behind the last cluster in use.  Q4, Q5 */
 static int begin_alone(struct vd_qed *qed, struct vdisk_error *err) VD_REQUIRES(qed->alloc_lock)
@@ -127,6 +131,22 @@ static int get_l1_entry_locked(struct vd_qed *qed, uint32_t index, struct vd_tab
     return ret;
 }
 
+/*
+ * Sets space aside for a new table and for the L1 entry that will lead to it, so that a disk that
+ * is full shows in the request that asks for the table, and not in the flush, which would lose what
+ * other requests were told is written.
+ */
+static int set_aside(struct vd_qed *qed, uint32_t index, uint64_t table, struct vdisk_error *err)
+{
+    uint64_t l1_page = vd_round_down(index * (uint64_t)VD_QED_ENTRY_BYTES, VD_PAGE_BYTES);
+    uint64_t bytes = qed->geometry.table_bytes;
+    int ret =
+        vd_storage_preallocate(qed->file, vd_range(qed->l1.offset + l1_page, VD_PAGE_BYTES), err);
+    if (ret == 0 && bytes <= SET_ASIDE_BYTES_MAX)
+        ret = vd_storage_preallocate(qed->file, vd_range(table, bytes), err);
+    return ret;
+}
+
 /* Only who holds alloc_lock makes tables, so no second one comes up meanwhile. */
 static int make_table_alone(struct vd_qed *qed, uint32_t index, struct vdisk_error *err)
     VD_REQUIRES(qed->alloc_lock)
@@ -137,8 +157,10 @@ static int make_table_alone(struct vd_qed *qed, uint32_t index, struct vdisk_err
     int ret = take_at_end(qed, qed->geometry.table_clusters, &space, err); /* Q2 */
     if (ret < 0)
         return ret;
+    ret = set_aside(qed, index, space.host, err);
     vd_mutex_lock(&qed->tables.lock);
-    ret = get_l1_entry_locked(qed, index, &page, &entry, err);
+    if (ret == 0)
+        ret = get_l1_entry_locked(qed, index, &page, &entry, err);
     if (ret == 0) {
         *entry = le64_of(space.host);
         vd_table_page_changed_locked(&qed->tables, page,
