@@ -210,7 +210,6 @@ static void what_is_no_image_is_told_apart(void **state)
         {".", EISDIR, "directory"},
         {"/dev/null", EPERM, "not permitted"},
         {"nbd:unix:x", ENOTSUP, "protocol"},
-        {"file:", EINVAL, "empty"},
         {"json:{\"filename\":\"missing\"}", EPERM, "--allow-json"},
         {"http://127.0.0.1:1/x", EPERM, "not permitted"},
     };
