@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: MIT
 # Delta sync of a gold image, from beginning to end, on this machine and in about a minute: a real
 # partitioned disk with an ext4 file system, a real web server, two caches, a change through the
-# file system, a sync that is killed half way and resumed, and the proof that nothing was lost.
+# file system, a sync that is killed half way and resumed, and the proof that nothing was lost.  Then
+# overlays on a cache, as qemu-img sees them in the end.
 #
 #   tools/demo.sh          VDISK: the command to use, default build/src/cli/vdisk
 #                          DEMO_MIB: how much of this machine's files goes in, default 300
@@ -17,7 +18,7 @@ PATH=$PATH:/usr/sbin:/sbin
 # shellcheck source=../tests/interop/nginx.sh
 . "$here/tests/interop/nginx.sh"
 
-for program in "$vdisk" sfdisk mke2fs debugfs e2fsck nginx openssl; do
+for program in "$vdisk" sfdisk mke2fs debugfs e2fsck nginx openssl qemu-img; do
     command -v "$program" > /dev/null || {
         echo "demo: no $program: tools/install-deps demo installs what is needed" >&2
         exit 1
@@ -186,6 +187,31 @@ prove() {
     say "/opt/new-program reads the same in both caches, byte for byte"
 }
 
+# The same bytes into an image and into a plain file that nobody makes overlays of.
+write_both() {
+    local offset=$1 mib=$2
+    head -c "${mib}M" /dev/urandom > "$work/piece"
+    "$vdisk" io -c "write -q -s $work/piece $offset ${mib}M" "$work/desk.qed"
+    dd if="$work/piece" of="$work/disk.raw" bs=1M status=none conv=notrunc oflag=seek_bytes \
+        seek="$offset"
+    rm "$work/piece"
+}
+
+overlays() {
+    show "$vdisk" create -f qed -b cache-a.gow -F gow3 "$work/desk.qed"
+    write_both $((partition_offset + (5 << 20) + 512)) 3
+    say 'three megabytes are written to it, and its state is kept:'
+    show "$vdisk" snapshot --external "$work/monday.qed" "$work/desk.qed"
+    write_both $((partition_offset + (6 << 20))) 5
+    say 'five more, which go into the overlay on top; then all goes back into one image:'
+    show "$vdisk" commit "$work/desk.qed"
+    show "$vdisk" flatten "$work/monday.qed"
+    show qemu-img check "$work/monday.qed"
+    show qemu-img compare -f qed -F raw "$work/monday.qed" "$work/disk.raw"
+    say 'and the cache below is what it was:'
+    show "$vdisk" compare "$gold" "$work/cache-a.gow"
+}
+
 # ---- the story ----
 
 title "A disk with files of this machine"
@@ -235,6 +261,9 @@ title "Proof"
 show "$vdisk" compare "$gold" "$work/cache-a.gow"
 show "$vdisk" compare "$gold" "$work/cache-b.gow"
 prove
+
+title "A desk on top of cache A"
+overlays
 
 full=$(stat -c %s "$gold")
 row() {
