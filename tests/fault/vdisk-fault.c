@@ -110,10 +110,84 @@ static const struct command commands[] = {
      .argv = {"sums", "-q", "-o", "out.sums", "master.gow3"},
      .removed = {"out.sums"},
      .resumes = true},
+    {.name = "create an overlay",
+     .argv = {"create", "-q", "-f", "qed", "-b", "base.qed", "-F", "qed", "new.qed"},
+     .removed = {"new.qed"},
+     .target = "new.qed",
+     PROOF("base.qed", "new.qed"),
+     .resumes = true},
+    {.name = "create add-cow",
+     .argv = {"create", "-q", "-f", "add-cow", "-o", "image_file=new.data", "-b", "base.qed", "-F",
+              "qed", "new.add"},
+     .removed = {"new.add", "new.data"},
+     .target = "new.add",
+     PROOF("base.qed", "new.add"),
+     .resumes = true},
+    {.name = "info of a chain",
+     .argv = {"info", "--backing-chain", "--output=json", "over.qed"},
+     .same_output = true},
+    {.name = "map of a chain", .argv = {"map", "--output=json", "over.qed"}, .same_output = true},
+    {.name = "check qed", .argv = {"check", "--output=json", "over.qed"}, .same_output = true},
+    {.name = "check add-cow", .argv = {"check", "--output=json", "over.add"}, .same_output = true},
+    {.name = "compare chains", .argv = {"compare", "over.qed", "over.add"}, .same_output = true},
+    {.name = "convert a chain",
+     .argv = {"convert", "-O", "qed", "over.qed", "out.qed"},
+     .removed = {"out.qed"},
+     .target = "out.qed",
+     PROOF("out.qed", "over.qed"),
+     .resumes = true},
+    {.name = "io to qed",
+     .argv = {"io", "-c", "write -P 7 1000 100k", "-c", "flush", "-c", "write -z 256k 100k", "-c",
+              "discard 128k 64k", "over.qed"},
+     .restored = {"over.qed"},
+     .target = "over.qed",
+     .proof = {"io", "-r", "-c", "read -P 7 1000 100k", "-c", "read -P 0 256k 100k", "over.qed"}},
+    {.name = "io to add-cow",
+     .argv = {"io", "-c", "write -P 7 1000 100k", "-c", "flush", "-c", "write -z 256k 100k",
+              "over.add"},
+     .restored = {"over.add", "over.data"},
+     .target = "over.add",
+     .proof = {"io", "-r", "-c", "read -P 7 1000 100k", "-c", "read -P 0 256k 100k", "over.add"}},
+    {.name = "resize qed",
+     .argv = {"resize", "-q", "over.qed", "+100k"},
+     .restored = {"over.qed"},
+     .target = "over.qed",
+     PROOF("-f", "raw", "flat.raw", "over.qed")},
+    {.name = "commit",
+     .argv = {"commit", "-q", "over.qed"},
+     .restored = {"over.qed", "base.qed"},
+     .target = "base.qed",
+     PROOF("-f", "raw", "flat.raw", "base.qed"),
+     .resumes = true},
+    {.name = "commit add-cow",
+     .argv = {"commit", "-q", "over.add"},
+     .restored = {"over.add", "over.data", "base.qed"},
+     .target = "base.qed",
+     PROOF("-f", "raw", "flat.raw", "base.qed"),
+     .resumes = true},
+    {.name = "rebase",
+     .argv = {"rebase", "-b", "other.qed", "-F", "qed", "over.qed"},
+     .restored = {"over.qed"},
+     .target = "over.qed",
+     PROOF("-f", "raw", "flat.raw", "over.qed"),
+     .resumes = true},
+    {.name = "flatten",
+     .argv = {"flatten", "-q", "over.qed"},
+     .restored = {"over.qed"},
+     .target = "over.qed",
+     PROOF("-f", "raw", "flat.raw", "over.qed")},
+    {.name = "snapshot",
+     .argv = {"snapshot", "-q", "--external", "kept.qed", "over.qed"},
+     .restored = {"over.qed"},
+     .removed = {"kept.qed"},
+     .target = "over.qed",
+     PROOF("-f", "raw", "flat.raw", "over.qed")},
 };
 
-static const char *const fixtures[] = {"disk.raw", "disk.gow1", "work.gow1", "master.gow3",
-                                       "replica.gow3"};
+static const char *const fixtures[] = {
+    "disk.raw",  "disk.gow1", "work.gow1", "master.gow3", "replica.gow3", "base.qed",
+    "other.qed", "over.qed",  "over.add",  "over.data",   "flat.raw",
+};
 #define FIXTURES (sizeof(fixtures) / sizeof(fixtures[0]))
 
 /* What a child tells its parent. */
@@ -253,6 +327,22 @@ static void make_raw(const char *path)
     free(bytes);
 }
 
+/* Two overlays of one content on base.qed: flat.raw.  other.qed is another base. */
+static void make_chains(struct bench *bench)
+{
+    MUST(bench, "convert", "-f", "raw", "-O", "qed", "disk.raw", "base.qed");
+    MUST(bench, "convert", "-f", "raw", "-O", "qed", "disk.raw", "other.qed");
+    MUST(bench, "io", "-c", "write -P 6 0 100k", "-c", "write -z 384k 64k", "other.qed");
+    MUST(bench, "create", "-q", "-f", "qed", "-b", "base.qed", "-F", "qed", "over.qed");
+    MUST(bench, "create", "-q", "-f", "add-cow", "-o", "image_file=over.data", "-b", "base.qed",
+         "-F", "qed", "over.add");
+    static const char *const overlays[] = {"over.qed", "over.add"};
+    for (size_t i = 0; i < 2; i++)
+        MUST(bench, "io", "-c", "write -P 3 70000 1000", "-c", "write -P 4 300k 200k", "-c",
+             "write -z 64k 64k", overlays[i]);
+    MUST(bench, "convert", "-O", "raw", "over.qed", "flat.raw");
+}
+
 static void make_fixtures(struct bench *bench)
 {
     const char *base = getenv("TMPDIR");
@@ -269,6 +359,7 @@ static void make_fixtures(struct bench *bench)
     MUST(bench, "io", "-f", "gow3", "-c", "write -P 5 100k 200k", "-c", "discard 0 64k",
          "master.gow3");
     copy_file("disk.gow1", "work.gow1");
+    make_chains(bench);
     for (size_t i = 0; i < FIXTURES; i++) {
         char path[64];
         snprintf(path, sizeof(path), "../pristine/%s", fixtures[i]);
@@ -359,7 +450,7 @@ static const char *judge(struct bench *bench, const struct command *command, int
     read_text("../stderr", text, sizeof(text));
     /* A check tells of places that it could not look at as it tells of other findings. */
     if (WEXITSTATUS(status) != 0 && strncmp(text, "vdisk: ", 7) != 0 &&
-        !(strcmp(command->name, "check") == 0 && text[0])) {
+        !(strncmp(command->name, "check", 5) == 0 && text[0])) {
         snprintf(message, sizeof(message), "status %d, and standard error is: %.200s",
                  WEXITSTATUS(status), text);
         return message;
