@@ -177,8 +177,8 @@ int vd_image_look(struct vdisk_image *image, struct vd_range guest, struct vd_im
     ret = ahead_has(image, guest, run) ? 0 : look(image, guest, run, err);
     while (ret == 0 && extent->length < guest.length) {
         uint64_t done = extent->length;
-        /* What can not be told is the next call's failure. */
-        if (look(image, vd_range(guest.offset + done, guest.length - done), &next, NULL) < 0)
+        ret = look(image, vd_range(guest.offset + done, guest.length - done), &next, err);
+        if (ret < 0)
             break;
         if (!continues(run, &next)) {
             ahead_learn(image, &next);
