@@ -126,7 +126,8 @@ static const struct command commands[] = {
     {.name = "info of a chain",
      .argv = {"info", "--backing-chain", "--output=json", "over.qed"},
      .same_output = true},
-    {.name = "map of a chain", .argv = {"map", "--output=json", "over.qed"}, .same_output = true},
+    /* A file that does not tell its holes has data all over, and that is an answer too. */
+    {.name = "map of a chain", .argv = {"map", "--output=json", "over.qed"}},
     {.name = "check qed", .argv = {"check", "--output=json", "over.qed"}, .same_output = true},
     {.name = "check add-cow", .argv = {"check", "--output=json", "over.add"}, .same_output = true},
     {.name = "compare chains", .argv = {"compare", "over.qed", "over.add"}, .same_output = true},
