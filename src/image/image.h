@@ -44,7 +44,8 @@ int vd_image_create_at(const char *place, const char *name, const struct vd_form
 
 /*
  * The data file of a new image, for who may yet fail when the image is made but not complete.  Ask
- * expect() before vd_image_create_at(); then either of the others.
+ * expect() before vd_image_create_at(), which removes it itself if it fails: then keep(), as what
+ * is there now is somebody else's.  After its success, either of the others.
  */
 struct vd_image_new_data {
     char *path; /* owned; NULL: there is none, or it was there before */

@@ -65,6 +65,8 @@ static int make_target(struct vd_convert_target *target,
         ret = vd_image_expect_data(&target->data, options->target, create, err);
     if (ret == 0)
         ret = vd_image_create_at(place, options->target, driver, create, target->is_durable, err);
+    if (ret < 0)
+        vd_image_keep_data(&target->data); /* what is there now is not ours */
     open.format = vd_format_driver_name(driver);
     if (ret == 0)
         ret = vd_image_open_chain(place, &chain, &target->image, err);

@@ -223,6 +223,8 @@ static int make_overlay(struct handover *handover, struct vdisk_error *err)
     /* Called by its present name, which is in the right directory: the other is not yet free. */
     if (ret == 0)
         ret = vd_image_create_at(place, place, handover->driver, &create, true, err);
+    if (ret < 0)
+        vd_image_keep_data(&handover->data); /* what is there now is not ours */
     return ret < 0 ? vd_err_prefix(err, ret, "%s: ", handover->options->name) : 0;
 }
 
