@@ -49,14 +49,17 @@ want 0 'sound: ours' vdisk check pristine
 want 0 'sound: QEMU' qemu-img check -f qed pristine
 check 'sound: content' reads pristine "${contents[@]}"
 
-# damaged NAME OURS QEMU CONTENT... : x is checked by both, mended by us, checked again, read
+# damaged NAME OURS QEMU MENDED CONTENT... : x is checked by both, mended by us (3: leaks are kept
+# then, as they may be what was lost), checked again, read
 damaged() {
-    local name=$1 ours=$2 peers=$3
-    shift 3
+    local name=$1 ours=$2 peers=$3 mended=$4
+    shift 4
     want "$ours" "$name: ours" vdisk check x
     cp x y
     want "$peers" "$name: QEMU" qemu-img check -f qed x
-    want 0 "$name: mended" vdisk check -r all x
+    want "$mended" "$name: mended" vdisk check -r all x
+    want "$mended" "$name: mended, and QEMU sees the same" qemu-img check -f qed x
+    want 0 "$name: without leaks" vdisk check -r leaks x
     want 0 "$name: mended, says QEMU" qemu-img check -f qed x
     want 0 "$name: mended, say we" vdisk check x
     check "$name: content" reads x "$@"
@@ -71,53 +74,53 @@ entry() { echo $((0x60000 + 8 * $1)); } # of cluster $1 of the first table
 
 cp pristine x
 poke x "$(entry 10)" 0xa0000
-damaged 'a cluster twice' 2 2 "${contents[@]:0:4}" '-P 2 640k 64k'
+damaged 'a cluster twice' 2 2 0 "${contents[@]:0:4}" '-P 2 640k 64k'
 qemu_repairs_to 2 'a cluster twice: QEMU can not mend that'
 
 cp pristine x
 poke x 0x10010 0x60000
-damaged 'a table twice' 2 2 "${contents[@]}" '-P 1 4g 64k' '-P 2 4295032832 64k' '-P 3 4295098368 64k'
+damaged 'a table twice' 2 2 0 "${contents[@]}" '-P 1 4g 64k' '-P 2 4295032832 64k' '-P 3 4295098368 64k'
 qemu_repairs_to 2 'a table twice: QEMU can not mend that'
 
 cp pristine x
 poke x "$(entry 10)" 0xd0000
-damaged 'a table as data' 2 2 "${contents[@]:0:4}"
+damaged 'a table as data' 2 2 3 "${contents[@]:0:4}"
 qemu_repairs_to 2 'a table as data: QEMU can not mend that'
 
 cp pristine x
 poke x 0x10010 0xb0000
-damaged 'data as a table' 2 2 "${contents[@]}"
+damaged 'data as a table' 2 2 0 "${contents[@]}"
 qemu_repairs_to 2 'data as a table: QEMU can not mend that'
 
 cp pristine x
 poke x 0x10008 0x10000
-damaged 'L1 as a table' 2 2 "${contents[@]:0:3}" '-P 0 192k 1m'
+damaged 'L1 as a table' 2 2 3 "${contents[@]:0:3}" '-P 0 192k 1m'
 qemu_repairs_to 2 'L1 as a table: QEMU can not mend that'
 
 cp pristine x
 poke x "$(entry 0)" 0x110000
-damaged 'data behind the end' 2 2 '-P 0 0 64k' "${contents[@]:1}"
+damaged 'data behind the end' 2 2 3 '-P 0 0 64k' "${contents[@]:1}"
 
 cp pristine x
 poke x "$(entry 0)" 0x50200
-damaged 'data at no cluster' 2 2 '-P 0 0 64k' "${contents[@]:1}"
+damaged 'data at no cluster' 2 2 3 '-P 0 0 64k' "${contents[@]:1}"
 
 cp pristine x
 poke x "$(entry 0)" 0x1000
-damaged 'data in the header' 2 2 '-P 0 0 64k' "${contents[@]:1}"
+damaged 'data in the header' 2 2 3 '-P 0 0 64k' "${contents[@]:1}"
 
 cp pristine x
 poke x 0x10008 1
-damaged 'a table at 1' 2 2 "${contents[@]:0:3}" '-P 0 2g 64k'
+damaged 'a table at 1' 2 2 3 "${contents[@]:0:3}" '-P 0 2g 64k'
 
 cp pristine x
 poke x 0x10008 0xe0000
-damaged 'a table that ends behind the end' 2 2 "${contents[@]:0:3}" '-P 0 2g 64k'
+damaged 'a table that ends behind the end' 2 2 3 "${contents[@]:0:3}" '-P 0 2g 64k'
 
 # QEMU gives up the table, and with it all data that it leads to; we go on with zeros.
 cp pristine x
 truncate -s $((0x10f000)) x
-damaged 'cut in a table' 2 2 "${contents[@]}"
+damaged 'cut in a table' 2 2 0 "${contents[@]}"
 qemu_repairs_to 3 'cut in a table: mended by QEMU'
 check 'cut in a table: QEMU loses its data' reads y '-P 0 2g 64k'
 
@@ -125,7 +128,7 @@ cp pristine x
 poke x 0x10008 0
 truncate -s $((0xcf000)) x
 poke x "$(entry 7)" 0xc0000
-damaged 'cut in data' 2 2 "${contents[@]:0:3}" '-P 4 448k 60k' '-P 0 508k 4k'
+damaged 'cut in data' 2 2 0 "${contents[@]:0:3}" '-P 4 448k 60k' '-P 0 508k 4k'
 
 # --- leaks ------------------------------------------------------------------------------------
 

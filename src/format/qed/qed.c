@@ -20,24 +20,6 @@ static bool is_for_writing(const struct vd_format *format)
     return vd_format_is_writable(format) && !(format->flags & VD_FORMAT_CHECK);
 }
 
-/* A writer died, and was one that leaves tables wrong then: they are mended first.  qed §6.3 */
-static int check_first(struct vd_format *format, struct vd_qed_header *header,
-                       struct vdisk_error *err)
-{
-    struct vdisk_check_result result = {.struct_bytes = sizeof(result)};
-    struct vd_check check = {.repair = VDISK_REPAIR_ALL, .result = &result};
-    if (!(header->features & VD_QED_FEATURE_NEED_CHECK))
-        return 0;
-    int ret = vd_qed_check_file(format->file, header, &check, err);
-    if (ret < 0)
-        return vd_err_prefix(err, ret, "repair after a writer that did not end well: ");
-    if (header->features & VD_QED_FEATURE_NEED_CHECK)
-        return vd_err_set(err, EIO,
-                          "repair after a writer that did not end well: not all tables could be "
-                          "read: see vdisk check");
-    return 0;
-}
-
 /* What has to be in order before the first change. */
 static int make_ready(struct vd_format *format, struct vd_qed_header *header,
                       struct vdisk_error *err)
@@ -47,7 +29,10 @@ static int make_ready(struct vd_format *format, struct vd_qed_header *header,
                           "header: of form %s, which can only be read: run vdisk amend to bring it "
                           "to the final form",
                           vd_qed_variant_name(header->variant));
-    int ret = check_first(format, header, err);
+    int ret = 0;
+    /* A writer died, and was one that leaves tables wrong then.  qed §6.3 */
+    if (header->features & VD_QED_FEATURE_NEED_CHECK)
+        ret = vd_qed_recover(format->file, header, err);
     if (ret < 0 || header->autoclear_features == 0)
         return ret;
     /* Whatever it is that they promise, it does not hold after a change. */

@@ -321,29 +321,39 @@ static int look_quietly(struct vd_qed_check_run *run, struct vdisk_error *err)
     return ret;
 }
 
-static int repair(struct vd_qed_check_run *run, enum vdisk_repair what, struct vdisk_error *err)
+/* qed §8.1: what nothing leads to may be what an entry led to before it was damaged. */
+static int give_back(struct vd_qed_check_run *run, bool was_sound, struct vdisk_error *err)
 {
     struct vdisk_check_result *result = run->result;
-    int ret = 0;
-    if (result->corruptions && what == VDISK_REPAIR_ALL) {
-        ret = vd_qed_mend(run, err);
-        if (ret == 0)
-            ret = look_quietly(run, err);
-    }
-    if (ret < 0 || !result->leaks || result->check_errors)
-        return ret;
-    if (result->corruptions) {
-        vd_check_report(run->check, "leaked clusters are not given back as long as there are "
-                                    "contradictions in the tables");
+    if (result->leaks == 0)
+        return 0;
+    if (!was_sound) {
+        vd_check_report(run->check, "leaked clusters are kept for now: they may be what the wrong "
+                                    "entries should lead to");
         return 0;
     }
     uint64_t leaks = result->leaks;
-    ret = vd_qed_compact(run, err);
+    int ret = vd_qed_compact(run, err);
     if (ret == 0)
         ret = look_quietly(run, err);
     if (ret == 0 && result->leaks < leaks)
         result->leaks_fixed = leaks - result->leaks;
     return ret;
+}
+
+static int repair(struct vd_qed_check_run *run, enum vdisk_repair what, struct vdisk_error *err)
+{
+    struct vdisk_check_result *result = run->result;
+    bool was_sound = result->corruptions == 0;
+    int ret = 0;
+    if (!was_sound && what == VDISK_REPAIR_ALL) {
+        ret = vd_qed_mend(run, err);
+        if (ret == 0)
+            ret = look_quietly(run, err);
+    }
+    if (ret < 0 || result->check_errors || run->keeps_leaks)
+        return ret;
+    return give_back(run, was_sound, err);
 }
 
 /* qed §8: all is well now, and durable. */
@@ -386,6 +396,22 @@ static int check_all(struct vd_qed_check_run *run, enum vdisk_repair what, struc
     return ret < 0 ? ret : clear_need_check(run, err);
 }
 
+static int check_run(struct vd_qed_check_run *run, struct vdisk_error *err)
+{
+    CLEANUP_FREE void *l1 = vd_alloc_io(VD_QED_PART_ENTRIES * VD_QED_ENTRY_BYTES);
+    CLEANUP_FREE void *l2 = vd_alloc_io(VD_QED_PART_ENTRIES * VD_QED_ENTRY_BYTES);
+    if (!l1 || !l2)
+        return vd_err_nomem(err, "parts of tables");
+    run->geometry = vd_qed_header_geometry(run->header);
+    run->result = run->check->result;
+    run->l1.entries = l1;
+    run->l2.entries = l2;
+    int ret = check_all(run, run->check->repair, err);
+    vd_bits_free(&run->seen);
+    vd_bits_free(&run->bad_tables);
+    return ret;
+}
+
 int vd_qed_check_in_passes(struct vd_storage *file, struct vd_qed_header *header,
                            const struct vd_check *check, uint32_t pass_clusters,
                            struct vdisk_error *err)
@@ -393,25 +419,31 @@ int vd_qed_check_in_passes(struct vd_storage *file, struct vd_qed_header *header
     struct vd_qed_check_run run = {
         .file = file,
         .header = header,
-        .geometry = vd_qed_header_geometry(header),
         .check = check,
-        .result = check->result,
         .pass_clusters = pass_clusters,
     };
-    CLEANUP_FREE void *l1 = vd_alloc_io(VD_QED_PART_ENTRIES * VD_QED_ENTRY_BYTES);
-    CLEANUP_FREE void *l2 = vd_alloc_io(VD_QED_PART_ENTRIES * VD_QED_ENTRY_BYTES);
-    if (!l1 || !l2)
-        return vd_err_nomem(err, "parts of tables");
-    run.l1.entries = l1;
-    run.l2.entries = l2;
-    int ret = check_all(&run, check->repair, err);
-    vd_bits_free(&run.seen);
-    vd_bits_free(&run.bad_tables);
-    return ret;
+    return check_run(&run, err);
 }
 
 int vd_qed_check_file(struct vd_storage *file, struct vd_qed_header *header,
                       const struct vd_check *check, struct vdisk_error *err)
 {
     return vd_qed_check_in_passes(file, header, check, VD_QED_PASS_CLUSTERS, err);
+}
+
+int vd_qed_recover(struct vd_storage *file, struct vd_qed_header *header, struct vdisk_error *err)
+{
+    struct vdisk_check_result result = {.struct_bytes = sizeof(result)};
+    const struct vd_check check = {.repair = VDISK_REPAIR_ALL, .result = &result};
+    struct vd_qed_check_run run = {
+        .file = file,
+        .header = header,
+        .check = &check,
+        .pass_clusters = VD_QED_PASS_CLUSTERS,
+        .keeps_leaks = true,
+    };
+    int ret = check_run(&run, err);
+    if (ret == 0 && (header->features & VD_QED_FEATURE_NEED_CHECK))
+        ret = vd_err_set(err, EIO, "not all tables could be read: see vdisk check");
+    return ret < 0 ? vd_err_prefix(err, ret, "repair after a writer that did not end well: ") : 0;
 }

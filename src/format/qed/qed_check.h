@@ -29,6 +29,7 @@ struct vd_qed_check_run {
     const struct vd_check *check;
     struct vdisk_check_result *result;
     uint32_t pass_clusters;
+    bool keeps_leaks;    /* whatever check->repair says */
     uint64_t file_bytes; /* as the check found it */
     uint64_t clusters;   /* of the file, a last incomplete one included */
     uint64_t used_end;   /* bytes up to the end of the last cluster that something leads to */

@@ -41,11 +41,16 @@ int vd_qed_prepare_backing(struct vd_storage *file, struct vd_qed_header *header
 /*
  * Checks the image in @file, which nobody changes meanwhile, and mends it as check->repair asks,
  * durably; then @header is what the file has.  NEED_CHECK is cleared by a repair that leaves no
- * contradictions and could read everything: who opens such an image for writing asks for
- * VDISK_REPAIR_ALL first, and looks at @header.  Drafts are not mended.
+ * contradictions and could read everything.  Drafts are not mended: -EROFS.
  */
 int vd_qed_check_file(struct vd_storage *file, struct vd_qed_header *header,
                       const struct vd_check *check, struct vdisk_error *err);
+
+/*
+ * For an open for writing that finds NEED_CHECK: contradictions are mended, the bit is cleared,
+ * durably; leaked clusters stay.
+ */
+int vd_qed_recover(struct vd_storage *file, struct vd_qed_header *header, struct vdisk_error *err);
 
 /* ---- qed_amend.c: a slot of the driver ---- */
 
