@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Images with the headers of the three drafts, made from qed §9, are told from final ones. */
+#include "drivers/snap.h"
+
 #include "qed-image.h"
 
 #define CLUSTER UINT64_C(65536)
@@ -209,12 +211,68 @@ static void test_variant_names(void **state)
     assert_int_equal(vd_qed_variant_find(""), VD_QED_LOOK);
 }
 
+static enum vd_map_kind map(struct vd_format *format, uint64_t offset, uint8_t *first)
+{
+    struct vd_mapping mapping;
+    VT_OK(vd_format_map(format, vd_range(offset, 512), &mapping, &vt_err));
+    if (mapping.kind == VD_MAP_DATA)
+        VT_OK(vd_storage_pread(mapping.storage, first, 1, mapping.host_offset, &vt_err));
+    return mapping.kind;
+}
+
+/* What the driver makes of them: to be read, to be checked, and no more. */
+static void test_data(void **state)
+{
+    (void)state;
+    const struct vd_format_driver *driver = vd_format_find("qed", NULL);
+    const struct vd_format_options for_reading = {0};
+    const struct vd_format_options for_writing = {.flags = VD_FORMAT_WRITE};
+    for (size_t i = 0; i < sizeof(samples) / sizeof(samples[0]); i++) {
+        const struct sample *sample = &samples[i];
+        struct vd_storage *file;
+        struct vd_format *format;
+        struct vd_format_info info;
+        VT_OK(vt_snap_open(11 * CLUSTER, &file, &vt_err));
+        put_sample(file, sample);
+        put_u64(file, CLUSTER, 5 * CLUSTER);
+        put_u64(file, 5 * CLUSTER, 9 * CLUSTER);
+        put_u64(file, 5 * CLUSTER + 2 * 8, 1);
+        put_u64(file, 5 * CLUSTER + 31 * 8, 10 * CLUSTER);
+        put_bytes(file, 9 * CLUSTER, "a", 1);
+        put_bytes(file, 10 * CLUSTER, "z", 1);
+        VT_OK(vd_storage_resize(file, 10 * CLUSTER + 512, &vt_err)); /* within the last cluster */
+
+        VT_FAILS(EROFS, vd_format_open(driver, file, &for_writing, &format, &vt_err));
+        VT_OK(vd_format_open(driver, file, &for_reading, &format, &vt_err));
+        VT_OK(vd_format_info(format, &info, &vt_err));
+        assert_string_equal(info.variant, vd_qed_variant_name(sample->variant));
+        assert_int_equal((info.flags & VDISK_INFO_DIRTY) != 0, (sample->features & 2) != 0);
+        uint8_t first = 0;
+        enum vd_map_kind behind = sample->name ? VD_MAP_BACKING : VD_MAP_ZERO;
+        assert_int_equal(map(format, 0, &first), VD_MAP_DATA);
+        assert_int_equal(first, 'a');
+        assert_int_equal(map(format, CLUSTER, &first), behind);
+        assert_int_equal(map(format, 2 * CLUSTER, &first), VD_MAP_ZERO);
+        assert_int_equal(map(format, 31 * CLUSTER, &first), VD_MAP_DATA);
+        assert_int_equal(first, 'z');
+        assert_int_equal(map(format, 31 * CLUSTER + 512, &first), VD_MAP_ZERO);
+
+        struct vdisk_check_result result = {.struct_bytes = sizeof(result)};
+        struct vd_check check = {.result = &result};
+        VT_OK(vd_format_check(format, &check, &vt_err));
+        assert_int_equal(result.corruptions + result.leaks + result.check_errors, 0);
+        assert_int_equal(result.allocated_clusters, 2);
+        VT_OK(vd_format_close(format, &vt_err));
+        vd_storage_close(file);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_samples),       cmocka_unit_test(test_rules),
         cmocka_unit_test(test_refused),       cmocka_unit_test(test_names),
-        cmocka_unit_test(test_variant_names),
+        cmocka_unit_test(test_variant_names), cmocka_unit_test(test_data),
     };
     cmocka_set_message_output(CM_OUTPUT_TAP);
     return cmocka_run_group_tests(tests, NULL, NULL);
