@@ -79,6 +79,24 @@ static const struct damage damages[] = {
     {"file: longer", TABLE_0, 2 * CLUSTER, 9 * CLUSTER + 5, 0, 2, NULL},
 };
 
+/* The second entry for a cluster that is cut off, too, counts once, however many passes there are.
+ */
+static void test_cut_off_twice(void **state)
+{
+    (void)state;
+    struct disk disk;
+    put_sample_disk(&disk);
+    put_u64(disk.file, L1 + 8, 0);
+    put_u64(disk.file, TABLE_0 + 800, 4 * CLUSTER);
+    VT_OK(vd_storage_resize(disk.file, 5 * CLUSTER - 8, &vt_err));
+    for (uint32_t pass = 1; pass < 8; pass++)
+        assert_int_equal(check_in(disk.file, VDISK_REPAIR_NONE, pass, NULL).corruptions, 2);
+    put_u64(disk.file, L1 + 8, 4 * CLUSTER); /* the same as a table */
+    for (uint32_t pass = 1; pass < 8; pass++)
+        assert_int_equal(check_in(disk.file, VDISK_REPAIR_NONE, pass, NULL).corruptions, 514);
+    disk_destroy(&disk);
+}
+
 static void put_damage(const struct disk *disk, const struct damage *damage)
 {
     put_u64(disk->file, damage->offset, damage->value);
@@ -204,11 +222,9 @@ static void test_draft(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_sound),
-        cmocka_unit_test(test_damages),
-        cmocka_unit_test(test_overlapping_tables),
-        cmocka_unit_test(test_many_clusters),
-        cmocka_unit_test(test_need_check),
+        cmocka_unit_test(test_sound),         cmocka_unit_test(test_cut_off_twice),
+        cmocka_unit_test(test_damages),       cmocka_unit_test(test_overlapping_tables),
+        cmocka_unit_test(test_many_clusters), cmocka_unit_test(test_need_check),
         cmocka_unit_test(test_draft),
     };
     cmocka_set_message_output(CM_OUTPUT_TAP);

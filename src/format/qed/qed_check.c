@@ -106,7 +106,8 @@ static void look_at_table(struct vd_qed_check_run *run, uint32_t index, uint64_t
     bool is_new = !vd_bits_has(&run->bad_tables, index);
     if (vd_qed_claim(run, offset, run->geometry.table_clusters) && is_new) {
         vd_bits_add(&run->bad_tables, index);
-        report_entry(run, VD_QED_OVERLAPPING, entry, "L2 table", offset);
+        if (finding == VD_QED_SOUND) /* else it has been counted */
+            report_entry(run, VD_QED_OVERLAPPING, entry, "L2 table", offset);
     }
 }
 
@@ -164,26 +165,31 @@ int vd_qed_claim_tables(struct vd_qed_check_run *run, uint64_t pass_first, struc
 
 /* --- data ------------------------------------------------------------------------------------ */
 
+static void count_cluster(struct vd_qed_check_run *run, uint64_t offset)
+{
+    uint64_t cluster_bytes = run->geometry.cluster_bytes;
+    note_end(run, offset, cluster_bytes);
+    run->result->allocated_clusters++;
+    if (run->last_data && offset != run->last_data + cluster_bytes)
+        run->result->fragmented_clusters++;
+    run->last_data = offset;
+}
+
 static void look_at_cluster(struct vd_qed_check_run *run, uint32_t l1_index, uint32_t index,
                             uint64_t offset)
 {
-    struct vdisk_check_result *result = run->result;
     enum vd_qed_finding finding = vd_qed_judge(run, offset, false);
-    bool is_counted = run->is_first_pass;
     if (finding == VD_QED_NOTHING)
         return;
+    bool is_counted = run->is_first_pass;
     if (finding == VD_QED_SOUND || finding == VD_QED_CUT_OFF) {
-        if (run->is_first_pass) {
-            note_end(run, offset, run->geometry.cluster_bytes);
-            result->allocated_clusters++;
-            if (run->last_data && offset != run->last_data + run->geometry.cluster_bytes)
-                result->fragmented_clusters++;
-            run->last_data = offset;
-        }
-        if (vd_qed_claim(run, offset, 1)) {
+        if (run->is_first_pass)
+            count_cluster(run, offset);
+        if (vd_qed_claim(run, offset, 1))
             finding = VD_QED_OVERLAPPING;
-            is_counted = true; /* in the pass that it lies in */
-        }
+        /* In the pass that it lies in: only there the two can be told apart. */
+        struct numbers numbers = numbers_of(run, offset, 1);
+        is_counted = numbers.end > numbers.first;
     }
     if (finding == VD_QED_SOUND || !is_counted)
         return;
