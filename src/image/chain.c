@@ -109,7 +109,7 @@ static int open_named(struct chain *chain, const char *kind, const char *name,
     }
     if (ret < 0 && format_name)
         free(STEAL_PTR(*format_name));
-    return ret < 0 ? vd_err_prefix(err, ret, "%s: %s: ", chain->bearer, kind) : 0;
+    return ret < 0 ? vd_err_prefix(err, ret, "%s: ", kind) : 0;
 }
 
 /* How the files of the image at the present level are opened. */
@@ -265,7 +265,7 @@ static int open_backing(struct chain *chain, struct vdisk_image *image, struct v
     if (ret == 0)
         ret = open_named(chain, "backing file", backing.name, &options, &file, &json_format, err);
     if (ret < 0)
-        return ret;
+        return vd_err_prefix(err, ret, "%s: ", chain->bearer);
     if (chain->is_trusted && !chain->options->files)
         ret = vd_gate_trust_beside(&chain->gate, vd_storage_name(file), true, err);
     const struct vd_format_driver *driver = NULL;

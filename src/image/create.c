@@ -203,8 +203,9 @@ static int check_holds_nothing(const struct data_file *data, struct vdisk_error 
         data->path);
 }
 
-static int open_data(struct data_file *data, const struct vdisk_create_options *options,
-                     struct vdisk_error *err)
+/* @name: of the image, which may not be there yet: then only now it shows that both are one. */
+static int open_data(struct data_file *data, const char *name,
+                     const struct vdisk_create_options *options, struct vdisk_error *err)
 {
     struct vd_storage_options open = {.flags = VD_STORAGE_WRITE};
     struct vdisk_error inner = {0};
@@ -219,6 +220,11 @@ static int open_data(struct data_file *data, const struct vdisk_create_options *
     }
     if (ret < 0)
         return vd_err_copy(err, &inner);
+    if (data->is_new) {
+        ret = check_is_other(data->path, "data file", name, err);
+        if (ret < 0)
+            return ret;
+    }
     bool must_be_new = (options->flags & VDISK_CREATE_NEW_DATA) != 0;
     return must_be_new && !data->is_new ? check_holds_nothing(data, err) : 0;
 }
@@ -270,7 +276,7 @@ int vd_image_create_at(const char *place, const char *name, const struct vd_form
     if (ret == 0)
         ret = look_at_backing(name, data.path, &create, &backing_bytes, err);
     if (ret == 0)
-        ret = open_data(&data, &create, err);
+        ret = open_data(&data, name, &create, err);
     if (ret == 0)
         ret = choose_size(&data, backing_bytes, &create.size, err);
     if (ret == 0)
