@@ -106,6 +106,9 @@ static int choose_size(struct vd_storage *data, const struct vdisk_create_option
         return vd_err_prefix(err, ret, "%s: ", vd_storage_name(data));
     if (*size == 0)
         *size = present;
+    if (*size == 0 && !options->backing)
+        return vd_err_set(err, EINVAL, "no size was given, and the raw file '%s' holds nothing",
+                          vd_storage_name(data));
     if (*size < present)
         return vd_err_set(err, EINVAL,
                           "size of %" PRIu64 " bytes: the raw file '%s' has %" PRIu64
