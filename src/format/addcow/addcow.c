@@ -72,7 +72,17 @@ static int open_data(struct vd_addcow *cow, const struct vd_format_files *files,
     return 0;
 }
 
-/* A4; A3 for a writer.  A bitmap that is too short reads as zero bits: add-cow §4.2. */
+/* For a writer, the file has all bits that there should be. */
+static int make_room(struct vd_addcow *cow, struct vdisk_error *err)
+{
+    uint64_t file_bytes;
+    int ret = vd_storage_size(cow->file, &file_bytes, err);
+    if (ret == 0 && file_bytes < vd_addcow_bitmap_end(cow, cow->format->size))
+        ret = vd_addcow_set_file_end(cow, cow->format->size, err);
+    return ret;
+}
+
+/* A4.  A bitmap that is too short reads as zero bits: add-cow §4.2. */
 static int open_bitmap(struct vd_addcow *cow, struct vdisk_error *err)
 {
     struct vd_format *format = cow->format;
@@ -86,7 +96,7 @@ static int open_bitmap(struct vd_addcow *cow, struct vdisk_error *err)
             return vd_err_prefix(err, ret, "%s: ", vd_storage_name(cow->data));
         cow->whole_bytes = vd_round_down(data_bytes, VD_ADDCOW_SIZE_UNIT);
         if (vd_format_is_writable(format) && !is_for_check(format))
-            ret = vd_addcow_trim(cow, err);
+            ret = make_room(cow, err);
         if (ret < 0)
             return ret;
     }

@@ -89,20 +89,32 @@ int vd_addcow_set_file_end(struct vd_addcow *cow, uint64_t size, struct vdisk_er
     return 0;
 }
 
-int vd_addcow_trim(struct vd_addcow *cow, struct vdisk_error *err)
+/* Of the last byte with bits of clusters. */
+static int clear_last_byte(struct vd_addcow *cow, struct vdisk_error *err)
 {
     uint64_t clusters = vd_addcow_cluster_count(cow, cow->format->size);
     uint8_t mask = vd_addcow_last_byte_mask(clusters);
-    uint8_t last;
-    int ret = vd_addcow_set_file_end(cow, cow->format->size, err);
-    if (ret < 0 || mask == 0xFF)
-        return ret;
-    uint64_t offset = vd_addcow_bit_offset(cow, clusters - 1);
-    ret = vd_storage_pread(cow->file, &last, 1, offset, err);
-    if (ret < 0 || (last & mask) == last)
-        return ret;
-    last &= mask;
-    return vd_storage_pwrite(cow->file, &last, 1, offset, err);
+    if (mask == 0xFF || clusters / 8 >= cow->bitmap_bytes)
+        return 0;
+    uint64_t offset = vd_addcow_bit_offset(cow, clusters);
+    struct vd_table_page *page;
+    bool waited = false;
+    vd_mutex_lock(&cow->bits->lock);
+    int ret = vd_table_cache_get_locked(cow->bits, offset, &page, &waited, err);
+    uint8_t *last = ret == 0 ? vd_table_page_at(page, offset) : NULL;
+    if (last && (*last & mask) != *last) {
+        *last &= mask;
+        vd_table_page_changed_locked(cow->bits, page, offset, 1);
+        cow->bits_have_changed = true;
+    }
+    vd_mutex_unlock(&cow->bits->lock);
+    return ret;
+}
+
+int vd_addcow_trim(struct vd_addcow *cow, struct vdisk_error *err)
+{
+    int ret = clear_last_byte(cow, err);
+    return ret < 0 ? ret : vd_addcow_set_file_end(cow, cow->format->size, err);
 }
 
 int vd_addcow_empty(struct vd_format *format, struct vdisk_error *err)
@@ -112,6 +124,8 @@ int vd_addcow_empty(struct vd_format *format, struct vdisk_error *err)
     struct vdisk_error inner = {0};
     uint64_t data_bytes;
     int ret = vd_storage_size(cow->data, &data_bytes, err);
+    if (ret == 0)
+        ret = vd_addcow_begin(cow, err);
     if (ret < 0)
         return ret;
     ret = vd_storage_write_zeroes(cow->file, bitmap, VD_STORAGE_ZERO_MAY_PUNCH, &inner);

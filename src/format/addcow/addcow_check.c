@@ -119,7 +119,7 @@ static int mend_bits(struct check_run *run, struct vdisk_error *err)
     struct vd_addcow *cow = run->cow;
     int ret = vd_addcow_trim(cow, err);
     if (ret == 0)
-        ret = vd_addcow_flush_file(cow, cow->file, err);
+        ret = vd_addcow_write_bits(cow, true, err);
     if (ret == 0)
         run->check->result->leaks_fixed += run->stray_bits;
     return ret;

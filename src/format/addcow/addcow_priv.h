@@ -7,13 +7,13 @@
  *     in the raw file (add-cow §5.1).
  * A2  What the raw file holds in a cluster whose bit is clear is never shown: the cluster is filled
  *     whole when it is taken (add-cow §4.3).
- * A3  Bits behind the end of the disk mean nothing to a reader, and are clear before the raw file
- *     grows; those of clusters that must not show the backing file are set durably before
- *     (add-cow §6.1).
- * A4  The size of the disk is that of the raw file: the change of that is the point at which a
- *     resize has happened (add-cow §6).
- * A5  A name that the header in the file leads to is never written over (add-cow §5.3).
- * A6  The raw file is never made shorter but by a resize, and never guessed at (add-cow §4.1, §7).
+ * A3  Bits behind the end of the disk mean nothing to a reader.  They are left alone until the
+ * image is changed: the raw file may be shorter by mistake.  They are right, durably, before the
+ * raw file grows: clear, or set where the backing file must not show (add-cow §4.2, §6.1). A4  The
+ * size of the disk is that of the raw file: the change of that is the point at which a resize has
+ * happened (add-cow §6). A5  A name that the header in the file leads to is never written over
+ * (add-cow §5.3). A6  The raw file is never made shorter but by a resize, and never guessed at
+ * (add-cow §4.1, §7).
  *
  * Locks: docs/locking.md.
  */
@@ -39,7 +39,8 @@ struct vd_addcow {
     uint64_t whole_bytes;  /* of the raw file when it was opened or resized: surely there */
     uint64_t bitmap_bytes; /* that the file has, of those there should be; the rest is clear */
 
-    struct vd_mutex flush_lock; /* held during a flush.  Before: none */
+    struct vd_mutex flush_lock; /* held during a flush, and while the file is cut.  Before: none */
+    atomic_bool is_trimmed;     /* A3: nothing is behind the end of the bitmap any more */
 
     struct vd_table_cache *bits; /* the bitmap; replaced only while no other call runs */
     bool bits_have_changed;      /* since the last flush began; under bits->lock */
@@ -85,6 +86,9 @@ int vd_addcow_map(struct vd_format *format, struct vd_range guest, struct vd_map
 
 /* ---- addcow_write.c ---- */
 
+/* A3: the image is about to be changed.  Any thread. */
+int vd_addcow_begin(struct vd_addcow *cow, struct vdisk_error *err) VD_EXCLUDES(cow->flush_lock);
+
 int vd_addcow_map_for_write(struct vd_format *format, struct vd_range guest, bool allocate,
                             struct vd_mapping *mapping, struct vdisk_error *err);
 void vd_addcow_write_done(struct vd_format *format, const struct vd_mapping *mapping, bool ok);
@@ -120,10 +124,7 @@ int vd_addcow_set_bits(struct vd_addcow *cow, struct vd_range clusters, bool set
  * shorter. */
 int vd_addcow_set_file_end(struct vd_addcow *cow, uint64_t size, struct vdisk_error *err);
 
-/*
- * Makes the file as long as it should be, with the bits behind the end of the disk clear: A3.
- * Around the cache: before one is there, or while it has none of the bytes that change.
- */
+/* A3: clears the bits behind the end of the disk, and cuts the file.  Not durable. */
 int vd_addcow_trim(struct vd_addcow *cow, struct vdisk_error *err);
 
 int vd_addcow_empty(struct vd_format *format, struct vdisk_error *err);

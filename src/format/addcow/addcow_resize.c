@@ -107,7 +107,7 @@ static int shrink(struct vd_addcow *cow, uint64_t size, struct vdisk_error *err)
     if (ret == 0) {
         /* Where the file can be cut, only those of the last byte are left. */
         if (vd_storage_caps(cow->file) & VD_STORAGE_CAN_RESIZE)
-            end = vd_min(end, vd_round_up(first, 8));
+            end = vd_round_up(first, 8);
         ret = vd_addcow_set_bits(cow, between(first, end), false, err);
     }
     if (ret == 0)

@@ -37,13 +37,31 @@ static int answer_fresh(struct vd_addcow *cow, struct vd_range guest, struct vd_
     return ret;
 }
 
+int vd_addcow_begin(struct vd_addcow *cow, struct vdisk_error *err)
+{
+    int ret = 0;
+    if (atomic_load(&cow->is_trimmed))
+        return 0;
+    vd_mutex_lock(&cow->flush_lock);
+    if (!atomic_load(&cow->is_trimmed)) {
+        ret = vd_addcow_trim(cow, err);
+        if (ret == 0)
+            atomic_store(&cow->is_trimmed, true);
+    }
+    vd_mutex_unlock(&cow->flush_lock);
+    return ret;
+}
+
 int vd_addcow_map_for_write(struct vd_format *format, struct vd_range guest, bool allocate,
                             struct vd_mapping *mapping, struct vdisk_error *err)
 {
     struct vd_addcow *cow = format->state;
     struct vd_addcow_run run;
+    int ret = allocate ? vd_addcow_begin(cow, err) : 0;
+    if (ret < 0)
+        return ret;
     vd_mutex_lock(&cow->bits->lock);
-    int ret = vd_addcow_find_run_locked(cow, guest, &run, err);
+    ret = vd_addcow_find_run_locked(cow, guest, &run, err);
     bool is_fresh = ret == 0 && allocate && !run.is_set;
     if (is_fresh)
         vd_table_cache_pin_locked(cow->bits, vd_addcow_bit_offset(cow, run.clusters.offset));
