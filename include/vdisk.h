@@ -284,7 +284,8 @@ enum vdisk_preallocation {
  * @backing_format: its format; must be there if there is a @backing.  QED and add-cow can record
  *                 "raw" only: all others are recognised by their content
  * @data_file:     add-cow: name of the raw file as it will be recorded.  It is made if it is not
- *                 there; what it holds is kept, and hidden
+ *                 there; what it holds is kept, and hidden; without a @backing it has to hold
+ *                 nothing
  * @cluster_bytes: QED: power of two, 4 KiB to 64 MiB; default 64 KiB
  * @table_clusters: QED: clusters of a table, 1, 2, 4, 8 or 16; default 4
  * @network:       for a @backing on a server, or NULL
