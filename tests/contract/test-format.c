@@ -5,8 +5,8 @@
  *
  *   test-format STACK     such as gow3, or qed-4k-1-over-raw: drivers/stack.h
  *
- * VD_TEST_OPS: operations in memory, default 20000; 1000000 for a full run.  On files a fifth of
- *              it, as they wait for the disk at every flush.
+ * VD_TEST_OPS: operations in memory, default 20000, or 5000 for an image of several files; 1000000
+ *              for a full run.  On files a fifth of it, as they wait for the disk at every flush.
  * VD_TEST_SEED: seed, default a fixed one; the seed of each part is printed.
  */
 #include <stdio.h>
@@ -141,12 +141,12 @@ int main(int argc, char **argv)
         return 2;
     }
     struct setting settings[VT_PLACES];
+    uint64_t ops = number_from("VD_TEST_OPS", strstr(argv[1], "-over-") ? 5000 : 20000);
     for (enum vt_place place = 0; place < VT_PLACES; place++)
         settings[place] = (struct setting){.stack = argv[1],
-                                           .ops = number_from("VD_TEST_OPS", 20000) /
-                                                  (place == VT_PLACE_MEM    ? 1
-                                                   : place == VT_PLACE_KEEP ? 2
-                                                                            : 5),
+                                           .ops = ops / (place == VT_PLACE_MEM    ? 1
+                                                         : place == VT_PLACE_KEEP ? 2
+                                                                                  : 5),
                                            .seed = number_from("VD_TEST_SEED", 20261121),
                                            .place = place};
 #define ON(test, where)                                                    \
