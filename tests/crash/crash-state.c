@@ -185,8 +185,7 @@ static bool check_mending(struct vt_crash_run *run, struct vt_crash_files *state
         vt_crash_files_close(&mended);
         return ok;
     }
-    int ret = vdisk_image_check(image, VDISK_REPAIR_ALL, NULL, NULL, &result, &err);
-    if (ret < 0 && ret != -ENOTSUP)
+    if (vdisk_image_check(image, VDISK_REPAIR_ALL, NULL, NULL, &result, &err) < 0)
         ok = violation(run, site, "can not be mended: %s", err.message);
     else if (result.corruptions || result.check_errors || result.corruptions_fixed || result.leaks)
         ok = violation(run, site,
