@@ -16,10 +16,20 @@ struct overlay *overlay_new(const uint8_t *base, uint64_t base_bytes)
     return overlay;
 }
 
+/* A sanitizer looks at the stack for each free(), of NULL too, and there are thousands. */
+static void free_pages(struct overlay *overlay, size_t first)
+{
+    for (size_t i = first; i < OVERLAY_BYTES_MAX / OVERLAY_PAGE_BYTES; i++) {
+        if (!overlay->pages[i])
+            continue;
+        free(overlay->pages[i]);
+        overlay->pages[i] = NULL;
+    }
+}
+
 void overlay_free(struct overlay *overlay)
 {
-    for (size_t i = 0; i < OVERLAY_BYTES_MAX / OVERLAY_PAGE_BYTES; i++)
-        free(overlay->pages[i]);
+    free_pages(overlay, 0);
     free(overlay);
 }
 
@@ -95,10 +105,7 @@ void overlay_resize(struct overlay *overlay, uint64_t size)
     size_t kept = (size_t)(size % OVERLAY_PAGE_BYTES);
     if (kept && overlay->pages[page])
         memset(overlay->pages[page] + kept, 0, OVERLAY_PAGE_BYTES - kept);
-    for (page += kept != 0; page < OVERLAY_BYTES_MAX / OVERLAY_PAGE_BYTES; page++) {
-        free(overlay->pages[page]);
-        overlay->pages[page] = NULL;
-    }
+    free_pages(overlay, page + (kept != 0));
 }
 
 static void driver_close(struct vd_storage *storage)
