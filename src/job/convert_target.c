@@ -137,7 +137,8 @@ int vd_convert_target_finish(struct vd_convert_target *target, struct vdisk_erro
     int ret = vdisk_image_close(STEAL_PTR(target->image), err);
     if (ret == 0)
         ret = vd_new_file_publish(&target->file, target->is_durable, err);
-    if (ret == 0)
+    /* An image that has its name keeps what it names, also if that may not be durable. */
+    if (ret == 0 || !target->file.part_name)
         vd_image_keep_data(&target->data);
     return ret;
 }

@@ -19,6 +19,7 @@ struct command {
     const char *proof[ARGS_MAX];     /* after status 0 this has to end with 0 as well */
     const char *always[ARGS_MAX];    /* whatever the status is, this has to end with 0 */
     bool resumes;                    /* after a failure the same again has to work */
+    bool once; /* unless it was done all the same, which shows by a file in its place */
 };
 
 extern const struct command vt_fault_commands[];
