@@ -100,9 +100,7 @@ const struct command vt_fault_commands[] = {
     /* If the system does not tell where holes are, it is all data. */
     {.name = "map chain", .argv = {"map", "--output=json", "top.qed"}},
     {.name = "map add-cow", .argv = {"map", "--output=json", "cow"}},
-    {.name = "measure qed",
-     .argv = {"measure", "--output=json", "-O", "qed", "top.qed"},
-     .same_output = true},
+    {.name = "measure qed", .argv = {"measure", "--output=json", "-O", "qed", "top.qed"}},
     {.name = "compare chain",
      .argv = {"compare", "-f", "raw", "-F", "qed", "top.raw", "top.qed"},
      .same_output = true},
