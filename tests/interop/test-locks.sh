@@ -59,14 +59,18 @@ refused()
     fi
 }
 
-# hold COMMAND...: a program that keeps a.raw open until let_go; returns when it has it
+# hold COMMAND...: a program that keeps an image open until let_go; returns when it has locked as
+# many files as $files says
+files=1
 hold()
 {
+    local locked
     "$@" < commands > held 2>&1 &
     holder=$!
     exec 9> commands
     for _ in {1..400}; do
-        if grep -qs OFDLCK "/proc/$holder"/fdinfo/*; then
+        locked=$(grep -ls OFDLCK "/proc/$holder"/fdinfo/* | wc -l) || true
+        if [ "$locked" -ge "$files" ]; then
             return 0
         fi
         sleep 0.025
@@ -155,6 +159,160 @@ let_go
 
 fine 'nobody is left: we may write' "$vdisk" io -f raw -c 'write -P 9 0 512' a.raw
 fine 'nobody is left: QEMU may write' qemu_write raw a.raw
+
+# --- chains: the overlay, the backing file and the raw file of add-cow.  qemu-io does not mind if a
+# raw backing file is written to, so it is of a format.
+qemu-img create -q -f qed base 1M
+for name in o other; do
+    qemu-img create -q -f qed -b base -F qed $name.qed
+done
+qemu_write qed base > out
+qemu_write qed other.qed > out # something to commit
+
+# A program that writes to the overlay holds the backing file against writers, too.
+overlay_is_written_by()
+{
+    local who=$1
+    refused "$lock" "$who writes to the overlay: QEMU may not write" qemu_write qed o.qed
+    refused "$lock" "$who writes to the overlay: QEMU may not read" qemu_read -f qed o.qed
+    refused "o.qed.*$lock" "$who writes to the overlay: we may not write" \
+        "$vdisk" io -f qed -c 'write 0 512' o.qed
+    refused "o.qed.*$lock" "$who writes to the overlay: we may not read" \
+        "$vdisk" io -r -f qed -c 'read 0 512' o.qed
+    refused "o.qed.*$lock" "$who writes to the overlay: no check" "$vdisk" check -f qed o.qed
+    refused "o.qed.*$lock" "$who writes to the overlay: no commit" "$vdisk" commit -f qed o.qed
+    refused "o.qed.*$lock" "$who writes to the overlay: no rebase" \
+        "$vdisk" rebase -f qed -b '' o.qed
+    refused "o.qed.*$lock" "$who writes to the overlay: no rebase -u" \
+        "$vdisk" rebase -u -f qed -b '' o.qed
+    refused "o.qed.*$lock" "$who writes to the overlay: no flatten" "$vdisk" flatten -f qed o.qed
+    refused "o.qed.*$lock" "$who writes to the overlay: no amend" \
+        "$vdisk" amend -f qed -o compat=final o.qed
+    refused "$lock" "$who writes to the overlay: no external snapshot" \
+        "$vdisk" snapshot -f qed --external new.qed o.qed
+    refused "$lock" "$who writes to the overlay: no new image in its place" \
+        "$vdisk" create -f qed o.qed 1M
+    fine "$who writes to the overlay: we may look with -U" "$vdisk" info -U -f qed o.qed
+    fine "$who writes to the overlay: we may read with -U" \
+        "$vdisk" convert -U -f qed -O raw o.qed copy
+    backing_is_held_by "$who"
+}
+
+backing_is_held_by()
+{
+    local who=$1
+    refused "$lock" "$who has the overlay: QEMU may not write to the backing file" \
+        qemu_write qed base
+    refused "base.*$lock" "$who has the overlay: we may not write to the backing file" \
+        "$vdisk" io -f qed -c 'write 0 512' base
+    refused "base.*$lock" "$who has the overlay: no resize of the backing file" \
+        "$vdisk" resize -f qed base 2M
+    refused "$lock" "$who has the overlay: QEMU may not commit another to the backing file" \
+        qemu-img commit -q -f qed other.qed
+    refused "base.*$lock" "$who has the overlay: we may not commit another to the backing file" \
+        "$vdisk" commit -f qed other.qed
+    refused "base.*$lock" "$who has the overlay: nor with -b" \
+        "$vdisk" commit -f qed -b base other.qed
+    fine "$who has the overlay: QEMU may read the backing file" qemu_read -f qed base
+    fine "$who has the overlay: we may read the backing file" \
+        "$vdisk" io -r -f qed -c 'read 0 512' base
+    fine "$who has the overlay: QEMU may read another one" qemu_read -f qed other.qed
+    fine "$who has the overlay: we may write to another one" \
+        "$vdisk" io -f qed -c 'write 512k 512' other.qed
+}
+
+files=2
+hold "$vdisk" io -f qed o.qed
+overlay_is_written_by 'one of us'
+let_go
+hold qemu-io -f qed o.qed
+overlay_is_written_by QEMU
+let_go
+
+for who in 'one of us' QEMU; do
+    case $who in
+    QEMU) hold qemu-io -r -f qed o.qed ;;
+    *) hold "$vdisk" io -r -f qed o.qed ;;
+    esac
+    refused "$lock" "$who reads the overlay: QEMU may not write" qemu_write qed o.qed
+    refused "o.qed.*$lock" "$who reads the overlay: we may not write" \
+        "$vdisk" io -f qed -c 'write 0 512' o.qed
+    refused "o.qed.*$lock" "$who reads the overlay: no commit" "$vdisk" commit -f qed o.qed
+    fine "$who reads the overlay: QEMU may read" qemu_read -f qed o.qed
+    fine "$who reads the overlay: we may read" "$vdisk" io -r -f qed -c 'read 0 512' o.qed
+    backing_is_held_by "$who"
+    let_go
+done
+
+files=1
+hold qemu-io -f qed base
+refused "base.*$lock" 'QEMU writes to the backing file: no overlay opens' \
+    "$vdisk" io -r -f qed -c 'read 0 512' o.qed
+refused "base.*$lock" 'QEMU writes to the backing file: nor for writing' \
+    "$vdisk" io -f qed -c 'write 0 512' o.qed
+refused "base.*$lock" 'QEMU writes to the backing file: no commit' "$vdisk" commit -f qed other.qed
+refused "base.*$lock" 'QEMU writes to the backing file: no rebase' \
+    "$vdisk" rebase -f qed -b '' other.qed
+fine 'QEMU writes to the backing file: info of the overlay' "$vdisk" info -f qed o.qed
+fine 'QEMU writes to the backing file: read with -U' \
+    "$vdisk" io -U -r -f qed -c 'read 0 512' o.qed
+let_go
+hold "$vdisk" io -f qed base
+refused "$lock" 'we write to the backing file: QEMU opens no overlay' qemu_read -f qed o.qed
+refused "base.*$lock" 'we write to the backing file: nor do we' \
+    "$vdisk" io -r -f qed -c 'read 0 512' o.qed
+fine 'we write to the backing file: QEMU reads with -U' qemu_read -U -f qed o.qed
+let_go
+
+# --- add-cow, which QEMU does not know: its raw file and its backing file it does
+"$vdisk" create -q -f add-cow -o backing_file=base,backing_fmt=qed,image_file=c.raw c.add-cow 1M
+files=3
+hold "$vdisk" io -f add-cow c.add-cow
+refused "c.add-cow.*$lock" 'add-cow is written to: another may not write' \
+    "$vdisk" io -f add-cow -c 'write 0 512' c.add-cow
+refused "c.add-cow.*$lock" 'add-cow is written to: another may not read' \
+    "$vdisk" io -r -f add-cow -c 'read 0 512' c.add-cow
+fine 'add-cow is written to: read with -U' "$vdisk" io -U -r -f add-cow -c 'read 0 512' c.add-cow
+refused "$lock" 'add-cow is written to: QEMU may not write to its raw file' qemu_write raw c.raw
+refused "c.raw.*$lock" 'add-cow is written to: nor may we' "$vdisk" io -f raw -c 'write 0 512' c.raw
+refused "c.raw.*$lock" 'add-cow is written to: its raw file may not be read' \
+    "$vdisk" io -r -f raw -c 'read 0 512' c.raw
+refused "c.raw.*$lock" 'add-cow is written to: no second one with its raw file' \
+    "$vdisk" create -f add-cow -o image_file=c.raw second.add-cow 1M
+refused "c.add-cow.*$lock" 'add-cow is written to: no check' "$vdisk" check -f add-cow c.add-cow
+backing_is_held_by 'one of us'
+let_go
+
+hold "$vdisk" io -r -f add-cow c.add-cow
+refused "$lock" 'add-cow is read: QEMU may not write to its raw file' qemu_write raw c.raw
+refused "$lock" 'add-cow is read: QEMU may not write to its backing file' qemu_write qed base
+refused "c.raw.*$lock" 'add-cow is read: nor may we write to the raw file' \
+    "$vdisk" io -f raw -c 'write 0 512' c.raw
+fine 'add-cow is read: QEMU may read the raw file' qemu_read -f raw c.raw
+fine 'add-cow is read: another may read' "$vdisk" io -r -f add-cow -c 'read 0 512' c.add-cow
+let_go
+
+files=1
+hold qemu-io -f raw c.raw
+refused "c.raw.*$lock" 'QEMU writes to the raw file: add-cow does not open' \
+    "$vdisk" io -r -f add-cow -c 'read 0 512' c.add-cow
+refused "c.raw.*$lock" 'QEMU writes to the raw file: nor for writing' \
+    "$vdisk" io -f add-cow -c 'write 0 512' c.add-cow
+refused "c.raw.*$lock" 'QEMU writes to the raw file: no new add-cow with it' \
+    "$vdisk" create -f add-cow -o image_file=c.raw second.add-cow 1M
+fine 'QEMU writes to the raw file: read with -U' \
+    "$vdisk" io -U -r -f add-cow -c 'read 0 512' c.add-cow
+let_go
+hold qemu-io -f qed base
+refused "base.*$lock" 'QEMU writes to the backing file: add-cow does not open' \
+    "$vdisk" io -r -f add-cow -c 'read 0 512' c.add-cow
+let_go
+
+fine 'all of it is as it was: the backing file' qemu-io -r -f qed -c 'read -P 7 0 4096' base
+fine 'all of it is as it was: the overlay' qemu-img compare -f qed -F qed base o.qed
+fine 'all of it is as it was: add-cow' "$vdisk" compare -f qed -F add-cow base c.add-cow
+fine 'nobody is left: we may write' "$vdisk" io -f qed -c 'write 0 512' o.qed
+fine 'nobody is left: commit' "$vdisk" commit -f qed other.qed
 
 echo "1..$number"
 exit "$failed"
