@@ -8,8 +8,8 @@
  * thirty levels deep, of different sizes.  Random sessions on the top image, and between them what
  * one does to chains.  After each step, what was touched is compared byte for byte.
  *
- * Random, from a seed that is printed.  VD_TEST_SEED sets it, VD_CHAIN_STEPS (default 120) the count
- * of steps of each chain.
+ * Random, from a seed that is printed.  VD_TEST_SEED sets it, VD_CHAIN_STEPS (default 120) the
+ * count of steps of each chain.
  */
 #include <stdio.h>
 #include <stdlib.h>
