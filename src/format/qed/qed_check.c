@@ -385,9 +385,9 @@ static int check_all(struct vd_qed_check_run *run, enum vdisk_repair what, struc
 {
     if (what != VDISK_REPAIR_NONE && run->header->variant != VD_QED_FINAL)
         return vd_err_set(err, EROFS,
-                          "header: of form %s, which can only be read: run vdisk amend to bring it "
-                          "to the final form, then check again",
-                          vd_qed_variant_name(run->header->variant));
+                          "%s: header: of form %s, which can only be read: run vdisk amend to "
+                          "bring it to the final form, then check again",
+                          vd_storage_name(run->file), vd_qed_variant_name(run->header->variant));
     if (run->header->features & VD_QED_FEATURE_NEED_CHECK)
         vd_check_report(run->check, "the image was not closed by its last writer, or is being "
                                     "written to");
