@@ -296,12 +296,11 @@ def test_overlap(tap, name, build):
         faults.append(f"a write that allocates: does not name the file: {err}")
     elif everything() != before:
         faults.append("a write that was refused changed the image")
-    status, out, err, _ = run([VDISK, "check", "-f", "qed", "-r", "all", "image"])
-    if status != 0:
-        faults.append(f"check -r all: status {status}: {out}{err}")
-    status, out, err, _ = run([VDISK, "check", "-f", "qed", "image"])
-    if status != 0:
-        faults.append(f"check after it: status {status}: {out}{err}")
+    # What leaks is kept until the next repair: it may be what a wrong entry should have led to.
+    for words, wanted in ((["-r", "all"], (0, 3)), (["-r", "leaks"], (0,)), ([], (0,))):
+        status, out, err, _ = run([VDISK, "check", "-f", "qed", *words, "image"])
+        if status not in wanted:
+            faults.append(f"check {' '.join(words)}: status {status}: {out}{err}")
     tap.report(f"qed: {name}", faults)
 
 
