@@ -33,13 +33,21 @@ static int begin_alone(struct vd_qed *qed, struct vdisk_error *err) VD_REQUIRES(
     return 0;
 }
 
-/* Is everything known that has to be before the first allocation? */
+/* Is everything known that has to be before the first change? */
 static int begin(struct vd_qed *qed, struct vdisk_error *err) VD_REQUIRES(qed->alloc_lock)
 {
     vd_mutex_lock(&qed->tables.lock);
     bool is_scanned = qed->is_scanned;
     vd_mutex_unlock(&qed->tables.lock);
     return is_scanned ? 0 : begin_alone(qed, err);
+}
+
+int vd_qed_begin(struct vd_qed *qed, struct vdisk_error *err)
+{
+    vd_mutex_lock(&qed->alloc_lock);
+    int ret = begin(qed, err);
+    vd_mutex_unlock(&qed->alloc_lock);
+    return ret;
 }
 
 /* From the unused space with the lowest offset; false: there is none. */

@@ -8,7 +8,8 @@
  *     entry is on its way.
  * Q3  While the image is in use an entry goes from unallocated to zero or data, and from zero to
  *     data, never back: what was learned of data and tables stays true when the lock is released.
- * Q4  All tables are scanned before the first allocation of a session.  No entry leads outside the
+ * Q4  All tables are scanned before the first change of a session, so that what is written to one
+ *     cluster is not a table, or another cluster's data, as well.  No entry leads outside the
  *     file, where growth would make it valid, and none to what another one leads to, as far as a
  *     bitmap of SCAN_CLUSTERS_MAX clusters tells.
  * Q5  Space comes from clusters that the scan found unused or that were given back, and from the
@@ -117,6 +118,9 @@ int vd_qed_scan(const struct vd_qed *qed, uint64_t file_bytes, struct vd_qed_usa
                 struct vdisk_error *err);
 
 /* ---- qed_alloc.c ---- */
+
+/* Q4: before the first change that needs no new cluster. */
+int vd_qed_begin(struct vd_qed *qed, struct vdisk_error *err);
 
 struct vd_qed_space {
     uint64_t host;     /* file offset */

@@ -71,11 +71,16 @@ int vd_qed_map_for_write(struct vd_format *format, struct vd_range guest, bool a
     bool is_fresh = ret == 0 && allocate && run.kind != VD_QED_RUN_DATA;
     if (is_fresh)
         vd_table_cache_pin_locked(&qed->tables, run.entries);
+    bool is_scanned = qed->is_scanned;
     vd_mutex_unlock(&qed->tables.lock);
     if (ret < 0)
         return ret;
     if (is_fresh)
         return answer_fresh(qed, guest, &run, mapping, err);
+    if (run.kind == VD_QED_RUN_DATA && !is_scanned)
+        ret = vd_qed_begin(qed, err);
+    if (ret < 0)
+        return ret;
     vd_qed_answer(qed, guest, &run, mapping);
     if (mapping->kind == VD_MAP_BACKING)
         mapping->kind = VD_MAP_ZERO; /* an allocation is needed: no more was asked */
@@ -134,7 +139,10 @@ int vd_qed_map_zero(struct vd_format *format, struct vd_range guest, unsigned fl
     struct vd_qed_run run;
     vd_mutex_lock(&qed->tables.lock);
     int ret = vd_qed_find_run_locked(qed, guest, &run, err);
+    bool is_scanned = qed->is_scanned;
     vd_mutex_unlock(&qed->tables.lock);
+    if (ret == 0 && run.kind == VD_QED_RUN_DATA && !is_scanned)
+        ret = vd_qed_begin(qed, err);
     if (ret == 0 && run.kind == VD_QED_RUN_ABSENT && (flags & VD_MAP_ZERO_DISCARD)) {
         vd_qed_answer(qed, guest, &run, mapping);
         mapping->kind = VD_MAP_ZERO; /* as if: it may stay */
