@@ -190,6 +190,13 @@ int vd_image_look(struct vdisk_image *image, struct vd_range guest, struct vd_im
     return ret;
 }
 
+bool vd_image_run_is_same(const struct vd_image_run *a, const struct vd_image_run *b)
+{
+    return a->storage && b->storage && a->extent.host_offset == b->extent.host_offset &&
+           vd_storage_identity_equals(vd_storage_identity(a->storage),
+                                      vd_storage_identity(b->storage));
+}
+
 int vdisk_image_extent(struct vdisk_image *image, uint64_t offset, uint64_t length,
                        struct vdisk_extent *extent, struct vdisk_error *err)
 {

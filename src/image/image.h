@@ -73,6 +73,13 @@ struct vd_image_run {
 int vd_image_look(struct vdisk_image *image, struct vd_range guest, struct vd_image_run *run,
                   struct vdisk_error *err);
 
+/* Do both begin with the very same bytes of the same file? */
+bool vd_image_run_is_same(const struct vd_image_run *a, const struct vd_image_run *b);
+
+/* Reads what @image has at @guest, and zeros past its end. */
+int vd_image_read_padded(struct vdisk_image *image, void *buf, struct vd_range guest,
+                         struct vdisk_error *err);
+
 /* Takes the image behind @image out, for the caller to close; NULL if there is none.  From then on
  * @image does not know it any more. */
 struct vdisk_image *vd_image_take_backing(struct vdisk_image *image);

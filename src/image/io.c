@@ -176,6 +176,15 @@ int vdisk_image_pread(struct vdisk_image *image, void *buf, size_t length, uint6
     return vdisk_image_preadv(image, &iov, 1, offset, err);
 }
 
+int vd_image_read_padded(struct vdisk_image *image, void *buf, struct vd_range guest,
+                         struct vdisk_error *err)
+{
+    uint64_t size = vdisk_image_size(image);
+    size_t there = guest.offset < size ? (size_t)vd_min(guest.length, size - guest.offset) : 0;
+    memset((uint8_t *)buf + there, 0, (size_t)guest.length - there);
+    return there ? vdisk_image_pread(image, buf, there, guest.offset, err) : 0;
+}
+
 /* What a change writes: the buffers of a request, or zeros if @request is NULL. */
 struct change {
     struct vdisk_image *image;

@@ -9,7 +9,6 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "image/chain.h"
 #include "job/merge.h"
@@ -31,24 +30,6 @@ static const char *name_of(struct vdisk_image *image)
 }
 
 /* ---- Which one is the base? ---- */
-
-static bool find_file(const char *name, struct vd_storage_identity *identity)
-{
-    struct stat st;
-    if (!vd_storage_name_is_local(name) || stat(name, &st) < 0)
-        return false;
-    bool is_block = S_ISBLK(st.st_mode);
-    *identity = (struct vd_storage_identity){.known = true,
-                                             .device = is_block ? st.st_rdev : st.st_dev,
-                                             .inode = is_block ? 0 : st.st_ino};
-    return true;
-}
-
-static bool is_file(struct vdisk_image *image, const struct vd_storage_identity *identity)
-{
-    struct vd_storage_identity own = vd_storage_identity(vd_format_file(vd_image_format(image)));
-    return own.known && own.device == identity->device && own.inode == identity->inode;
-}
 
 static int unknown_base(struct vdisk_image *top, const char *base, struct vdisk_error *err)
 {
@@ -72,11 +53,11 @@ static int unknown_base(struct vdisk_image *top, const char *base, struct vdisk_
 static int find_base(struct vdisk_image *top, const char *base, unsigned *depth,
                      struct vdisk_error *err)
 {
-    struct vd_storage_identity identity = {0};
-    bool is_path = find_file(base, &identity);
+    struct vd_storage_identity identity = vd_storage_identify(base);
     unsigned level = 0, named = 0;
     for (struct vdisk_image *image = top; image; image = vdisk_image_backing(image), level++) {
-        if (is_path && is_file(image, &identity)) {
+        if (vd_storage_identity_equals(
+                identity, vd_storage_identity(vd_format_file(vd_image_format(image))))) {
             *depth = level;
             return level ? 0
                          : vd_err_set(err, EINVAL,

@@ -10,10 +10,10 @@
  */
 #include <inttypes.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "image/copy.h"
 #include "job/convert_cursor.h"
+#include "job/convert_overlay.h"
 #include "job/convert_source.h"
 #include "job/convert_target.h"
 #include "job/job.h"
@@ -33,8 +33,9 @@ struct convert {
     struct vd_convert_source source;
     struct vd_convert_target target;
     struct vd_convert_cursor cursor;
-    size_t grain_bytes;  /* zeros are looked for in these */
-    size_t sparse_bytes; /* shortest run of zeros that becomes a hole */
+    struct vd_convert_overlay overlay; /* of a new overlay only */
+    size_t grain_bytes;                /* zeros are looked for in these */
+    size_t sparse_bytes;               /* shortest run of zeros that becomes a hole */
     bool allocate_all;
     bool copies_unread; /* by the system, without a look for zeros */
 
@@ -240,48 +241,6 @@ static int copy_unread(struct convert *convert, struct vd_range range, uint64_t 
 
 /* ---- Pieces of a new overlay (C4) ---- */
 
-/* Is the start of @range the very same bytes in the source and behind the target?  *length gets how
- * far the answer is good. */
-static int look_for_same(struct convert *convert, struct vd_range range, bool *is_same,
-                         uint64_t *length, struct vdisk_error *err)
-{
-    struct vdisk_image *behind = convert->target.behind;
-    const struct vd_convert_part *part = vd_convert_source_part(&convert->source, range.offset);
-    struct vd_image_run from, to;
-    uint64_t size = vdisk_image_size(behind);
-    range.length = vd_min(range.length, vd_range_end(part->range) - range.offset);
-    *is_same = false;
-    *length = range.length;
-    if (range.offset >= size)
-        return 0;
-    range.length = vd_min(range.length, size - range.offset);
-    int ret = vd_image_look(behind, range, &to, err);
-    if (ret < 0)
-        return ret;
-    *length = to.extent.length;
-    if (!to.storage)
-        return 0;
-    uint64_t from_offset = vd_convert_part_offset(part, range.offset);
-    ret = vd_image_look(part->image, vd_range(from_offset, to.extent.length), &from, err);
-    if (ret < 0)
-        return convert->options->flags & VDISK_CONVERT_SALVAGE ? 0 : ret;
-    *length = from.extent.length;
-    *is_same = from.storage && from.extent.host_offset == to.extent.host_offset &&
-               vd_storage_identity_equals(vd_storage_identity(from.storage),
-                                          vd_storage_identity(to.storage));
-    return 0;
-}
-
-/* What is behind the target, zeros past its end. */
-static int read_behind(struct convert *convert, uint8_t *buf, struct vd_range range,
-                       struct vdisk_error *err)
-{
-    uint64_t size = vdisk_image_size(convert->target.behind);
-    size_t there = range.offset < size ? (size_t)vd_min(range.length, size - range.offset) : 0;
-    memset(buf + there, 0, (size_t)range.length - there);
-    return there ? vdisk_image_pread(convert->target.behind, buf, there, range.offset, err) : 0;
-}
-
 /* Writes what differs, in whole grains. */
 static int write_changes(struct convert *convert, const uint8_t *buf, const uint8_t *behind,
                          struct vd_range range, struct vdisk_error *err)
@@ -302,34 +261,6 @@ static int write_changes(struct convert *convert, const uint8_t *buf, const uint
     return ret;
 }
 
-/*
- * The first part of @range, in whole grains, of which it is not known that it is the same; at its
- * end, with length 0, if all of it is.
- */
-static int find_unknown(struct convert *convert, struct vd_range range, struct vd_range *unknown,
-                        struct vdisk_error *err)
-{
-    uint64_t grain = convert->grain_bytes, end = vd_range_end(range), length;
-    *unknown = vd_range(range.offset, 0);
-    for (uint64_t at = range.offset; at < end; at += length) {
-        bool is_same;
-        int ret = look_for_same(convert, vd_range(at, end - at), &is_same, &length, err);
-        if (ret < 0)
-            return ret;
-        uint64_t same_start = vd_round_up(at, grain);
-        uint64_t same_end = at + length == end ? end : vd_round_down(at + length, grain);
-        if (is_same && same_end > same_start) {
-            if (same_start > unknown->offset) {
-                unknown->length = same_start - unknown->offset;
-                return 0;
-            }
-            unknown->offset = same_end;
-        }
-        unknown->length = at + length - unknown->offset;
-    }
-    return 0;
-}
-
 /* Deals with one piece; what is the same by its place is not even read. */
 static int copy_changes(struct convert *convert, uint8_t *buf, struct vd_range range,
                         struct vdisk_error *err)
@@ -338,11 +269,12 @@ static int copy_changes(struct convert *convert, uint8_t *buf, struct vd_range r
     int ret = 0;
     while (range.length && ret == 0) {
         struct vd_range unknown;
-        ret = find_unknown(convert, range, &unknown, err);
+        ret = vd_convert_overlay_find(&convert->overlay, range, &unknown, err);
         if (ret == 0 && unknown.length)
             ret = read_data(convert, buf, unknown, err);
         if (ret == 0 && unknown.length)
-            ret = target_failed(convert, read_behind(convert, behind, unknown, err), err);
+            ret = target_failed(
+                convert, vd_image_read_padded(convert->target.behind, behind, unknown, err), err);
         if (ret == 0 && unknown.length)
             ret = write_changes(convert, buf, behind, unknown, err);
         if (ret == 0)
@@ -408,12 +340,8 @@ static int work(void *opaque, unsigned index, struct vdisk_error *err)
 static int check_same_file(const struct vdisk_convert_options *options, const char *source,
                            struct vdisk_error *err)
 {
-    struct stat from, to;
-    if (!vd_storage_name_is_local(source) || !vd_storage_name_is_local(options->target) ||
-        stat(source, &from) < 0 || stat(options->target, &to) < 0)
-        return 0;
-    bool same_device = S_ISBLK(from.st_mode) && S_ISBLK(to.st_mode) && from.st_rdev == to.st_rdev;
-    if (!same_device && (from.st_dev != to.st_dev || from.st_ino != to.st_ino))
+    if (!vd_storage_identity_equals(vd_storage_identify(source),
+                                    vd_storage_identify(options->target)))
         return 0;
     return vd_err_set(err, EINVAL, "%s: source and target are the same file (%s)", source,
                       options->target);
@@ -482,6 +410,10 @@ static int prepare(struct convert *convert, struct vdisk_error *err)
     convert->cursor.zero_bytes_max =
         convert->target.reads_zero && !convert->allocate_all ? SKIP_BYTES_MAX : ZERO_BYTES_MAX;
     convert->cursor.salvages = (options->flags & VDISK_CONVERT_SALVAGE) != 0;
+    convert->overlay = (struct vd_convert_overlay){.source = &convert->source,
+                                                   .behind = convert->target.behind,
+                                                   .grain_bytes = convert->grain_bytes,
+                                                   .salvages = convert->cursor.salvages};
     return 0;
 }
 

@@ -39,16 +39,6 @@ static int look_behind(const struct vd_pull *pull, struct vd_range range, struct
     return 0;
 }
 
-/* Are these the very same bytes? */
-static bool is_same_place(const struct vd_image_run *a, const struct vd_image_run *b)
-{
-    if (!a->storage || !b->storage || a->extent.host_offset != b->extent.host_offset)
-        return false;
-    struct vd_storage_identity one = vd_storage_identity(a->storage);
-    struct vd_storage_identity other = vd_storage_identity(b->storage);
-    return one.known && other.known && one.device == other.device && one.inode == other.inode;
-}
-
 static int look(const struct vd_merge *merge, struct vd_range range, enum vd_merge_kind *kind,
                 uint64_t *length, struct vdisk_error *err)
 {
@@ -70,7 +60,7 @@ static int look(const struct vd_merge *merge, struct vd_range range, enum vd_mer
     bool will_be_zero = (new.extent.flags &VDISK_EXTENT_ZERO) != 0;
     if (is_zero)
         *kind = will_be_zero && !pull->takes_all ? VD_MERGE_LEAVE : VD_MERGE_ZERO;
-    else if (!is_same_place(&old, &new))
+    else if (!vd_image_run_is_same(&old, &new))
         *kind = VD_MERGE_READ;
     return 0;
 }
@@ -122,10 +112,8 @@ static int read_behind(const struct vd_pull *pull, struct vd_range range, uint8_
     *new = NULL;
     if (range.offset >= size)
         return 0;
-    size_t there = (size_t)vd_min(range.length, size - range.offset);
-    memset(buf + there, 0, (size_t)range.length - there);
     *new = buf;
-    return vdisk_image_pread(pull->behind, buf, there, range.offset, err);
+    return vd_image_read_padded(pull->behind, buf, range, err);
 }
 
 static int write_run(struct vd_merge *merge, enum vd_merge_kind kind, const uint8_t *old,

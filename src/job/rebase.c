@@ -80,10 +80,9 @@ static int open_behind(struct rebase *rebase, struct vdisk_error *err)
 
 static bool is_image_itself(const struct rebase *rebase, const struct vd_storage *storage)
 {
-    struct vd_storage_identity own =
-        vd_storage_identity(vd_format_file(vd_image_format(rebase->image)));
-    struct vd_storage_identity other = vd_storage_identity(storage);
-    return own.known && other.known && own.device == other.device && own.inode == other.inode;
+    return vd_storage_identity_equals(
+        vd_storage_identity(vd_format_file(vd_image_format(rebase->image))),
+        vd_storage_identity(storage));
 }
 
 /* What can be told of @path, without the images behind it: nothing if it is not there. */
