@@ -8,7 +8,7 @@ set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 # shellcheck source-path=SCRIPTDIR
 . "$here/nginx.sh"
-vdisk=$1
+vdisk=$(realpath "$1")
 
 if ! nginx_available; then
     echo '1..0 # SKIP no nginx or openssl'
