@@ -353,14 +353,23 @@ int vdisk_image_create(const char *name, const char *format,
         return ret;
 
     struct vd_new_file file;
+    struct vd_image_new_data data = {0};
     ret = vd_new_file_open(&file, name, err);
+    if (ret == 0)
+        ret = vd_image_expect_data(&data, name, options, err);
     if (ret == 0) {
         ret = vd_image_create_at(vd_new_file_place(&file), name, driver, options, true, err);
+        if (ret < 0)
+            vd_image_keep_data(&data); /* what is there now is not ours */
         if (ret < 0 && file.part_name)
             vd_err_prefix(err, ret, "%s: ", file.name);
     }
     if (ret == 0)
         ret = vd_new_file_publish(&file, true, err);
+    /* An image that got its name keeps its data file, whatever else failed. */
+    if (ret == 0 || !file.part_name)
+        vd_image_keep_data(&data);
+    vd_image_drop_data(&data);
     vd_new_file_abandon(&file);
     return ret;
 }
