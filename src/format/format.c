@@ -221,6 +221,8 @@ static int settle(struct vd_format *format, int ret, const struct vdisk_error *i
 
 unsigned vd_format_enter(struct vd_format *format)
 {
+    if (!vd_format_is_writable(format))
+        return 0; /* nothing is ever freed */
     for (;;) {
         unsigned epoch = atomic_load(&format->phase);
         atomic_fetch_add(&format->requests[epoch & 1], 1);
@@ -232,6 +234,8 @@ unsigned vd_format_enter(struct vd_format *format)
 
 void vd_format_leave(struct vd_format *format, unsigned ticket)
 {
+    if (!vd_format_is_writable(format))
+        return;
     atomic_fetch_sub(&format->requests[ticket & 1], 1);
 }
 
@@ -269,7 +273,8 @@ static void assert_answer(const struct vd_mapping *mapping, struct vd_range gues
 int vd_format_map(struct vd_format *format, struct vd_range guest, struct vd_mapping *mapping,
                   struct vdisk_error *err)
 {
-    struct vdisk_error inner = {0};
+    struct vdisk_error inner; /* not zeroed: a map costs less than that */
+    vdisk_error_clear(&inner);
     assert_range(format, guest);
     *mapping = (struct vd_mapping){0};
     int ret = format->driver->map(format, guest, mapping, &inner);
@@ -281,7 +286,8 @@ int vd_format_map(struct vd_format *format, struct vd_range guest, struct vd_map
 int vd_format_map_for_write(struct vd_format *format, struct vd_range guest, bool allocate,
                             struct vd_mapping *mapping, struct vdisk_error *err)
 {
-    struct vdisk_error inner = {0};
+    struct vdisk_error inner; /* not zeroed: a map costs less than that */
+    vdisk_error_clear(&inner);
     assert_range(format, guest);
     int ret = check_change(format, err);
     if (ret < 0)
@@ -305,7 +311,8 @@ void vd_format_write_done(struct vd_format *format, const struct vd_mapping *map
 int vd_format_map_zero(struct vd_format *format, struct vd_range guest, unsigned flags,
                        struct vd_mapping *mapping, struct vdisk_error *err)
 {
-    struct vdisk_error inner = {0};
+    struct vdisk_error inner; /* not zeroed: a map costs less than that */
+    vdisk_error_clear(&inner);
     assert_range(format, guest);
     int ret = check_change(format, err);
     if (ret < 0)

@@ -84,8 +84,10 @@ int vd_err_prefix(struct vdisk_error *err, int ret, const char *fmt, ...)
 
 int vd_err_copy(struct vdisk_error *to, const struct vdisk_error *from)
 {
-    if (to && !to->code)
-        *to = *from;
+    if (to && !to->code) {
+        to->code = from->code;
+        memcpy(to->message, from->message, strlen(from->message) + 1);
+    }
     return -from->code;
 }
 
