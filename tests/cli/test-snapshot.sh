@@ -194,7 +194,9 @@ calls+=,fchmod,close
 run_killed() {
     # In a shell of its own, which tells nobody that it was killed.
     (
-        strace -f -o "$work/strace" -e "trace=$calls" -e "inject=$calls:signal=KILL:when=$1" \
+        # A check for leaks needs to trace the process itself.
+        ASAN_OPTIONS=${ASAN_OPTIONS:-}:detect_leaks=0 \
+            strace -f -o "$work/strace" -e "trace=$calls" -e "inject=$calls:signal=KILL:when=$1" \
             "$C" "${@:2}"
         exit
     ) > /dev/null 2>&1

@@ -12,6 +12,21 @@
 
 #include "vdisk.h"
 
+/*
+ * Rounds of a test of one thread: under ThreadSanitizer, which is slow and has nothing to find
+ * there, a tenth.
+ */
+#if defined(__SANITIZE_THREAD__)
+#define VT_ROUNDS(rounds) (((rounds) + 9) / 10)
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define VT_ROUNDS(rounds) (((rounds) + 9) / 10)
+#endif
+#endif
+#ifndef VT_ROUNDS
+#define VT_ROUNDS(rounds) (rounds)
+#endif
+
 /* VT_OK(vd_storage_flush(st, &vt_err)): fails the test with the error's story. */
 #define VT_OK(call)                                                \
     do {                                                           \

@@ -28,7 +28,7 @@ static void test_compact(void **state)
     struct vt_random random = {20261121};
     print_message("# seed %llu\n", (unsigned long long)random.state);
     uint64_t moved = 0;
-    for (int i = 0; i < 300; i++) {
+    for (int i = 0; i < VT_ROUNDS(300); i++) {
         struct disk disk;
         uint32_t table_clusters = 1u << vt_random_below(&random, 3);
         random_disk(&disk, &random, table_clusters, 1 + (unsigned)vt_random_below(&random, 40),
@@ -48,7 +48,7 @@ static void test_compact(void **state)
         free(tags);
         disk_destroy(&disk);
     }
-    assert_true(moved > 1000);
+    assert_true(moved > VT_ROUNDS(1000));
 }
 
 /* The last thing in the file is a table, and no hole is large enough for it. */
@@ -155,7 +155,7 @@ static void test_mend(void **state)
     struct vt_random random = {20261122};
     print_message("# seed %llu\n", (unsigned long long)random.state);
     unsigned damaged = 0;
-    for (int i = 0; i < 400; i++) {
+    for (int i = 0; i < VT_ROUNDS(400); i++) {
         struct disk disk;
         uint32_t table_clusters = 1u << vt_random_below(&random, 3);
         random_disk(&disk, &random, table_clusters, 1 + (unsigned)vt_random_below(&random, 30), 10);
@@ -176,7 +176,7 @@ static void test_mend(void **state)
         free(tags);
         disk_destroy(&disk);
     }
-    assert_true(damaged > 300);
+    assert_true(damaged > VT_ROUNDS(300));
 }
 
 /* Each entry that leads to the same cluster ends with one of its own, tables too. */
@@ -388,14 +388,14 @@ static void test_power_cut_compact(void **state)
 {
     (void)state;
     struct vt_random random = {20261123};
-    cut_repairs(&random, false, 15);
+    cut_repairs(&random, false, VT_ROUNDS(15));
 }
 
 static void test_power_cut_mend(void **state)
 {
     (void)state;
     struct vt_random random = {20261124};
-    cut_repairs(&random, true, 25);
+    cut_repairs(&random, true, VT_ROUNDS(25));
 }
 
 /* --- failures --------------------------------------------------------------------------------- */
@@ -406,7 +406,7 @@ static void test_failures(void **state)
     (void)state;
     struct vt_random random = {20261125};
     print_message("# seed %llu\n", (unsigned long long)random.state);
-    for (int i = 0; i < 6; i++) {
+    for (int i = 0; i < VT_ROUNDS(6); i++) {
         struct disk disk;
         random_disk(&disk, &random, 1, 12, 30);
         damage(&disk, &random);
