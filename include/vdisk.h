@@ -588,7 +588,8 @@ VDISK_PUBLIC struct vdisk_image *vdisk_image_backing(struct vdisk_image *image);
 enum vdisk_repair {
     VDISK_REPAIR_NONE = 0, /**< only look */
     VDISK_REPAIR_LEAKS,    /**< give back space that nothing refers to */
-    VDISK_REPAIR_ALL       /**< that, and contradictions in the metadata */
+    VDISK_REPAIR_ALL       /**< that, and contradictions in the metadata; where QED had any, leaked
+                                clusters are left for the next repair */
 };
 
 /**

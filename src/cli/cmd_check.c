@@ -201,9 +201,11 @@ const struct vd_cli_verb vd_cmd_check = {
     .name = "check",
     .synopsis = "[-f FMT] [-r leaks|all] [-q] [-T CACHE] [-U] [--output=human|json] FILE",
     .help = "Check the metadata of an image, and mend it",
-    .text = "Exit status: 0 no errors (any more), 1 the check failed, 2 corruptions, 3 leaked\n"
-            "clusters but no corruptions, 63 the format has nothing to check.  With -r it is the\n"
-            "state after the repair.  Findings are printed on standard error.\n",
+    .text =
+        "Exit status: 0 no errors (any more), 1 the check failed, 2 corruptions, 3 leaked\n"
+        "clusters but no corruptions, 63 the format has nothing to check.  With -r it is the\n"
+        "state after the repair; -r all keeps what is leaked in a QED image that had\n"
+        "contradictions, for the next -r to give back.  Findings are printed on standard error.\n",
     .common = VD_CLI_FORMAT | VD_CLI_QUIET | VD_CLI_SHARE | VD_CLI_OUTPUT | VD_CLI_SOURCE_CACHE |
               VD_CLI_NETWORK | VD_CLI_GATE,
     .options = options,

@@ -334,8 +334,9 @@ static int give_back(struct vd_qed_check_run *run, bool was_sound, struct vdisk_
     if (result->leaks == 0)
         return 0;
     if (!was_sound) {
-        vd_check_report(run->check, "leaked clusters are kept for now: they may be what the wrong "
-                                    "entries should lead to");
+        vd_check_report(run->check,
+                        "leaked clusters are kept until the next repair: they may be what "
+                        "the wrong entries should lead to");
         return 0;
     }
     uint64_t leaks = result->leaks;
