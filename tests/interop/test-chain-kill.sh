@@ -87,7 +87,7 @@ SCRIPT
 # Is every image of the chain sound?  Leaks (3) are allowed, and raw (63) has nothing to check.
 sound() {
     local file status
-    for file in base mid top snap; do
+    for file in base mid top snap out; do
         [ -e $file ] || continue
         [ "$file" != base ] || [ ! -e base-is-raw ] || continue
         status=0
@@ -111,6 +111,11 @@ fresh() {
     cp -r --sparse=always "$1" run
 }
 
+# A new image is there only when it is complete.
+complete() {
+    [ ! -e out ] || "$C" compare -q -F raw out before || { echo 'what is new reads otherwise'; return 1; }
+}
+
 # names NAME: the backing file of top; - for none
 names() {
     [ "$("$C" info --output=json top |
@@ -124,11 +129,11 @@ one_kill() {
     shift 2
     outcome=$(python3 "$work/kill-after" $(((RANDOM << 15 | RANDOM) % (duration + 1))) "$@") || return 1
     [ "$outcome" != killed ] || killed=$((killed + 1))
-    sound || return 1
+    sound && complete || return 1
     same before || same "$after" || { echo 'the disk reads otherwise'; return 1; }
     # What has been snapshot is not snapshot again.
     "$@" > /dev/null || [ -e snap ] || { echo 'the second run has failed'; return 1; }
-    sound || return 1
+    sound && complete || return 1
     same "$after" || { echo 'the disk reads otherwise after the second run'; return 1; }
     names "$backing" || { echo 'the backing file is another one'; return 1; }
 }
@@ -172,6 +177,8 @@ try_kills 'rebase to none' before - "$C" rebase -b '' top
 try_kills 'flatten' before - "$C" flatten -q top
 try_kills 'resize' longer mid "$C" resize -q top $((size + 1000 * 512))
 try_kills 'snapshot --external' before snap "$C" snapshot -q --external snap -O qed top
+golds=(gold-1 gold-3) # with a qed image in the middle
+try_kills 'convert -B' before mid "$C" convert -O qed -B mid -F qed top out
 golds=(draft)
 try_kills 'amend' before mid "$C" amend -q -o compat=final top
 finish
