@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * What a format driver must do.  format.c is the only caller: ranges are within the size and not
- * empty, and answers are checked.  map, map_for_write, write_done, map_zero and flush are called
- * from any thread at once; the others alone.
+ * empty, and answers are checked.  map, map_for_write, map_encoded, write_done, map_zero and flush
+ * are called from any thread at once; the others alone.
  */
 #ifndef VD_FORMAT_DRIVER_H
 #define VD_FORMAT_DRIVER_H
@@ -13,11 +13,11 @@
 #include "util/mutex.h"
 
 struct vd_format_driver {
-    const char *name;       /* as in `-f gow3` and in JSON */
-    uint32_t cluster_bytes; /* of a new image; 0: none */
-    uint32_t variant;       /* the driver's own: for tables that share functions */
-    bool has_backing;       /* images may be overlays */
-    bool has_data_file;     /* guest data lies in a file of its own, which the image names */
+    const char *name;            /* as in `-f gow3` and in JSON */
+    uint32_t cluster_bytes;      /* of a new image; 0: none */
+    uint32_t variant;            /* the driver's own: for tables that share functions */
+    bool has_backing;            /* images may be overlays */
+    enum vd_data_file data_file; /* guest data lies in a file of its own, which the image names */
 
     /* Is this the start of such an image?  @head_bytes at most 4096.  NULL: never by looking. */
     bool (*probe)(const struct vd_format_driver *driver, const uint8_t *head, size_t head_bytes);
@@ -43,6 +43,9 @@ struct vd_format_driver {
     /* NULL, with the three below: read-only format */
     int (*map_for_write)(struct vd_format *format, struct vd_range guest, bool allocate,
                          struct vd_mapping *mapping, struct vdisk_error *err);
+    /* NULL: -ENOTSUP */
+    int (*map_encoded)(struct vd_format *format, struct vd_range guest, enum vd_codec codec,
+                       uint32_t encoded_bytes, struct vd_mapping *mapping, struct vdisk_error *err);
     /* NULL if no mapping is ever fresh */
     void (*write_done)(struct vd_format *format, const struct vd_mapping *mapping, bool ok);
     int (*map_zero)(struct vd_format *format, struct vd_range guest, unsigned flags,

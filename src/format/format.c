@@ -83,9 +83,9 @@ bool vd_format_driver_has_probe(const struct vd_format_driver *driver)
     return driver->probe != NULL;
 }
 
-bool vd_format_driver_has_data_file(const struct vd_format_driver *driver)
+enum vd_data_file vd_format_driver_data_file(const struct vd_format_driver *driver)
 {
-    return driver->has_data_file;
+    return driver->data_file;
 }
 
 bool vd_format_driver_has_backing(const struct vd_format_driver *driver)
@@ -97,7 +97,8 @@ int vd_format_create(const struct vd_format_driver *driver, struct vd_storage *f
                      struct vd_storage *data, const struct vdisk_create_options *options,
                      struct vdisk_error *err)
 {
-    assert(driver->has_data_file == (data != NULL));
+    assert(data ? driver->data_file != VD_DATA_FILE_NEVER
+                : driver->data_file != VD_DATA_FILE_ALWAYS);
     int ret = driver->create(driver, file, data, options, err);
     return ret < 0 ? vd_err_prefix(err, ret, "%s: ", driver->name) : ret;
 }
@@ -266,6 +267,7 @@ static void assert_answer(const struct vd_mapping *mapping, struct vd_range gues
     assert(mapping->guest.length > 0 && mapping->guest.length <= guest.length);
     assert(mapping->kind != VD_MAP_DATA || mapping->storage);
     assert(mapping->kind == VD_MAP_DATA || !mapping->fresh);
+    assert(mapping->kind != VD_MAP_ENCODED || (mapping->storage && mapping->encoded_bytes));
     assert(!mapping->fresh || (mapping->clusters.offset <= guest.offset &&
                                vd_range_end(mapping->clusters) >= vd_range_end(mapping->guest)));
 }
@@ -299,6 +301,26 @@ int vd_format_map_for_write(struct vd_format *format, struct vd_range guest, boo
         assert(mapping->kind == VD_MAP_DATA || !allocate);
         assert(!mapping->fresh || allocate);
     }
+    return settle(format, ret, &inner, err);
+}
+
+int vd_format_map_encoded(struct vd_format *format, struct vd_range guest, enum vd_codec codec,
+                          uint32_t encoded_bytes, struct vd_mapping *mapping,
+                          struct vdisk_error *err)
+{
+    struct vdisk_error inner;
+    vdisk_error_clear(&inner);
+    assert_range(format, guest);
+    int ret = check_change(format, err);
+    if (ret < 0)
+        return ret;
+    if (!format->driver->map_encoded)
+        return vd_err_set(err, ENOTSUP, "%s: images of format %s have no compressed clusters",
+                          vd_storage_name(format->file), format->driver->name);
+    *mapping = (struct vd_mapping){0};
+    ret = format->driver->map_encoded(format, guest, codec, encoded_bytes, mapping, &inner);
+    assert(ret < 0 || (mapping->kind == VD_MAP_DATA && mapping->fresh &&
+                       mapping->guest.length == guest.length));
     return settle(format, ret, &inner, err);
 }
 

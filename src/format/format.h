@@ -11,10 +11,12 @@
 #ifndef VD_FORMAT_FORMAT_H
 #define VD_FORMAT_FORMAT_H
 
+#include "format/codec.h"
 #include "storage/storage.h"
 #include "util/err.h"
 #include "util/range.h"
 
+struct vd_cipher;
 struct vd_format;
 struct vd_format_driver;
 struct vd_table_budget;
@@ -44,16 +46,18 @@ struct vd_format_options {
 };
 
 enum vd_map_kind {
-    VD_MAP_DATA,   /* bytes at host_offset of storage */
-    VD_MAP_ZERO,   /* reads as zero */
-    VD_MAP_BACKING /* not in this image: what its backing image has there, zeros past its end */
+    VD_MAP_DATA,    /* bytes at host_offset of storage */
+    VD_MAP_ZERO,    /* reads as zero */
+    VD_MAP_BACKING, /* not in this image: what its backing image has there, zeros past its end */
+    VD_MAP_ENCODED  /* compressed: one cluster, to be decoded whole; from map() only */
 };
 
 /* What the rest of a cluster has to hold when only a part of it is written first. */
 enum vd_fill {
-    VD_FILL_NONE,   /* the storage reads as zero there, as it should */
-    VD_FILL_ZERO,   /* zeros have to be written */
-    VD_FILL_BACKING /* what the backing image has there, and zeros past its end or the disk's */
+    VD_FILL_NONE,    /* the storage reads as zero there, as it should */
+    VD_FILL_ZERO,    /* zeros have to be written */
+    VD_FILL_BACKING, /* what the backing image has there, and zeros past its end or the disk's */
+    VD_FILL_OLD      /* what the disk reads as there until write_done(), and zeros past its end */
 };
 
 /* One answer: @guest is the part of the range asked for, from its start, that it is good for. */
@@ -61,13 +65,27 @@ struct vd_mapping {
     enum vd_map_kind kind;
     bool present; /* by an entry of this image, not for lack of one */
     struct vd_range guest;
-    struct vd_storage *storage; /* DATA */
-    uint64_t host_offset;       /* DATA: of guest.offset */
+    struct vd_storage *storage; /* DATA, ENCODED */
+    uint64_t host_offset;       /* DATA: of guest.offset; ENCODED: of the compressed bytes */
+
+    /*
+     * DATA: how the bytes are encrypted, NULL: they are not.  Storage that reads as zero is no zero
+     * then.  cipher_offset is where the cipher counts from, for guest.offset; a multiple of 512
+     * whenever guest.offset is.
+     */
+    const struct vd_cipher *cipher;
+    uint64_t cipher_offset;
+
+    /* ENCODED: `clusters` is what vd_decode() makes of the encoded_bytes at host_offset, or of
+     * fewer of them; what is behind the disk's end counts. */
+    enum vd_codec codec;
+    uint32_t encoded_bytes; /* no more than the storage has there */
 
     /* From map_for_write() and map_zero() only. */
     bool fresh;               /* clusters were taken for it: end with vd_format_write_done() */
     enum vd_fill fill;        /* fresh: for the bytes of clusters that are not in guest */
-    struct vd_range clusters; /* fresh: the whole clusters, in guest bytes; covers guest */
+    struct vd_range clusters; /* fresh: the whole clusters, in guest bytes; covers guest.  ENCODED:
+                                 the cluster */
     uint64_t token;           /* the driver's own */
 };
 
@@ -109,15 +127,20 @@ int vd_format_probe(struct vd_storage *storage, const struct vd_format_driver **
 /* Are its images recognised by their content?  (Not raw ones.) */
 bool vd_format_driver_has_probe(const struct vd_format_driver *driver);
 
-/* Has the format data files? */
-bool vd_format_driver_has_data_file(const struct vd_format_driver *driver);
+/* Have images of the format their guest data in a file of its own? */
+enum vd_data_file {
+    VD_DATA_FILE_NEVER,
+    VD_DATA_FILE_MAYBE,
+    VD_DATA_FILE_ALWAYS
+};
+enum vd_data_file vd_format_driver_data_file(const struct vd_format_driver *driver);
 
 /* Can its images have a backing file? */
 bool vd_format_driver_has_backing(const struct vd_format_driver *driver);
 
 /*
  * Writes an empty image into the empty or overwritable @file; the caller flushes both.  @data: the
- * data file, which may hold anything and is made no shorter; NULL for formats without.
+ * data file, which may hold anything and is made no shorter; NULL if there is to be none.
  */
 int vd_format_create(const struct vd_format_driver *driver, struct vd_storage *file,
                      struct vd_storage *data, const struct vdisk_create_options *options,
@@ -156,6 +179,15 @@ void vd_format_leave(struct vd_format *format, unsigned ticket);
 /* Where is it?  @guest: not empty, within the size. */
 int vd_format_map(struct vd_format *format, struct vd_range guest, struct vd_mapping *mapping,
                   struct vdisk_error *err);
+
+/*
+ * Where may the @encoded_bytes go that decode to the cluster @guest (whole, but for the last one of
+ * the disk)?  DATA, fresh, with guest as asked and no fill: host_offset is of the bytes, to be
+ * written as they are, and write_done() follows.  -ENOTSUP: this image has no such clusters.
+ */
+int vd_format_map_encoded(struct vd_format *format, struct vd_range guest, enum vd_codec codec,
+                          uint32_t encoded_bytes, struct vd_mapping *mapping,
+                          struct vdisk_error *err);
 
 /*
  * Where may it be written?  A part of the range may be answered.  With @allocate the answer is

@@ -40,9 +40,9 @@ static int check_names(const struct vd_format_driver *driver,
         return vd_err_set(err, EINVAL, "the name of the backing file is empty");
     if (!options->backing && options->backing_format)
         return vd_err_set(err, EINVAL, "a format of the backing file, and no backing file");
-    if (options->data_file && !vd_format_driver_has_data_file(driver))
+    if (options->data_file && vd_format_driver_data_file(driver) == VD_DATA_FILE_NEVER)
         return vd_err_set(err, EINVAL, "format %s has no data file of its own", format);
-    if (!options->data_file && vd_format_driver_has_data_file(driver))
+    if (!options->data_file && vd_format_driver_data_file(driver) == VD_DATA_FILE_ALWAYS)
         return vd_err_set(err, EINVAL,
                           "format %s keeps the data in a raw file: name it (-o "
                           "image_file=...)",

@@ -8,7 +8,8 @@
  * I3  A request that has to allocate holds the clusters by the guard from before the allocation
  *     until their data is written and vd_format_write_done() was called.
  * I4  What a request does not cover of a fresh cluster is filled before the cluster is published:
- *     with zeros where its storage does not read so, or with what the images behind have there.
+ *     with zeros where its storage does not read so, with what the images behind have there, or
+ *     with what the disk reads as there.
  * I5  A request that makes clusters read as zero holds them by the guard as well: an allocation
  *     that had begun before would bring back what it filled the cluster with.
  */
@@ -232,7 +233,7 @@ static uint64_t host_offset_of(const struct vd_mapping *mapping, struct vd_range
     return mapping->host_offset - mapping->guest.offset + guest.offset;
 }
 
-/* What the bytes of @guest were before: zeros, or those of the backing image. */
+/* What the bytes of @guest were before: zeros, or those of the backing image, or of the disk. */
 static int read_fill(const struct change *change, const struct vd_mapping *mapping,
                      struct vd_range guest, uint8_t *bytes, struct vdisk_error *err)
 {
@@ -240,12 +241,14 @@ static int read_fill(const struct change *change, const struct vd_mapping *mappi
     struct vd_range shown = vd_range(guest.offset, 0);
     uint64_t size = vdisk_image_size(image);
     int ret = 0;
+    struct vdisk_image *from = mapping->fill == VD_FILL_OLD ? image : image->backing;
     /* The last cluster may reach behind the end of the disk, where nothing ever shows. */
-    if (mapping->fill == VD_FILL_BACKING && guest.offset < size)
-        ret = vd_image_behind(
-            image, vd_range(guest.offset, vd_min(guest.length, size - guest.offset)), &shown, err);
+    if (mapping->fill != VD_FILL_ZERO && guest.offset < size)
+        shown.length = vd_min(guest.length, size - guest.offset);
+    if (mapping->fill == VD_FILL_BACKING && shown.length)
+        ret = vd_image_behind(image, shown, &shown, err);
     if (ret == 0 && shown.length)
-        ret = vdisk_image_pread(image->backing, bytes, (size_t)shown.length, shown.offset, err);
+        ret = vdisk_image_pread(from, bytes, (size_t)shown.length, shown.offset, err);
     memset(bytes + shown.length, 0, (size_t)(guest.length - shown.length));
     return ret;
 }

@@ -56,7 +56,7 @@ static void parse_level(struct vt_stack *stack, char *text)
         fail_msg("no format '%s'", text);
     level->format = vd_format_driver_name(driver);
     level->file = stack->file_entries++;
-    if (vd_format_driver_has_data_file(driver))
+    if (vd_format_driver_data_file(driver) == VD_DATA_FILE_ALWAYS)
         level->data_file = stack->file_entries++;
 }
 
