@@ -6,6 +6,7 @@
 #include "cli/cli.h"
 
 extern const struct vd_cli_verb vd_cmd_amend;
+extern const struct vd_cli_verb vd_cmd_bench;
 extern const struct vd_cli_verb vd_cmd_check;
 extern const struct vd_cli_verb vd_cmd_commit;
 extern const struct vd_cli_verb vd_cmd_compare;
