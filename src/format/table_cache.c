@@ -87,6 +87,12 @@ void vd_table_cache_share(struct vd_table_cache *cache, struct vd_table_budget *
         cache->budget = budget;
 }
 
+void vd_table_cache_pad(struct vd_table_cache *cache)
+{
+    assert(cache->pages == 0);
+    cache->is_padded = true;
+}
+
 static void forget_locked(struct vd_table_cache *cache)
 {
     for (size_t i = 0; i < cache->bucket_entries; i++)
@@ -247,6 +253,24 @@ static struct vd_table_page *add_locked(struct vd_table_cache *cache, uint64_t i
     return page;
 }
 
+/* @page is all zero. */
+static int read_page(const struct vd_table_cache *cache, struct vd_table_page *page,
+                     struct vdisk_error *err)
+{
+    struct vd_range range = page_range(cache, page->index);
+    if (cache->is_padded) {
+        uint64_t file_bytes;
+        int ret = vd_storage_size(cache->file, &file_bytes, err);
+        if (ret < 0)
+            return ret;
+        range.length = vd_min(range.length, file_bytes - vd_min(range.offset, file_bytes));
+    }
+    if (range.length == 0)
+        return 0;
+    return vd_storage_pread(cache->file, page->bytes + range.offset % PAGE_BYTES,
+                            (size_t)range.length, range.offset, err);
+}
+
 /* C2 */
 static int load_locked(struct vd_table_cache *cache, uint64_t index, struct vd_table_page **result,
                        struct vdisk_error *err) VD_REQUIRES(cache->lock)
@@ -258,9 +282,7 @@ static int load_locked(struct vd_table_cache *cache, uint64_t index, struct vd_t
     page->is_loading = true;
     vd_mutex_unlock(&cache->lock);
 
-    struct vd_range range = page_range(cache, index);
-    int ret = vd_storage_pread(cache->file, page->bytes + range.offset % PAGE_BYTES,
-                               (size_t)range.length, range.offset, err);
+    int ret = read_page(cache, page, err);
 
     vd_mutex_lock(&cache->lock);
     page->is_loading = false;
@@ -305,6 +327,69 @@ void vd_table_page_changed_locked(struct vd_table_cache *cache, struct vd_table_
     }
     for (size_t i = first; i <= last; i++)
         page->changed_sectors |= (uint8_t)(1u << i);
+}
+
+/* The part of [@offset, @end) that lies in its first page. */
+static size_t page_step(uint64_t offset, uint64_t end)
+{
+    return (size_t)vd_min(end - offset, PAGE_BYTES - offset % PAGE_BYTES);
+}
+
+/* Pins the page with @offset, of which @length bytes will be overwritten: all of it is not read. */
+static int pin_to_put_locked(struct vd_table_cache *cache, uint64_t offset, size_t length,
+                             struct vdisk_error *err) VD_REQUIRES(cache->lock)
+{
+    uint64_t index = offset / PAGE_BYTES;
+    struct vd_table_page *page = find_locked(cache, index);
+    bool waited = false;
+    int ret = 0;
+    if (!page && length == page_range(cache, index).length) {
+        evict_locked(cache);
+        page = add_locked(cache, index);
+        ret = page ? 0 : vd_err_nomem(err, "a page of the tables");
+    } else {
+        ret = vd_table_cache_get_locked(cache, offset, &page, &waited, err);
+    }
+    if (ret == 0)
+        page->pins++;
+    return ret;
+}
+
+/* Ends the pins of [@offset, @end), and forgets pages that have not the content of the file. */
+static void unpin_to_put_locked(struct vd_table_cache *cache, uint64_t offset, uint64_t end)
+    VD_REQUIRES(cache->lock)
+{
+    for (size_t step; offset < end; offset += step) {
+        step = page_step(offset, end);
+        struct vd_table_page *page = vd_table_cache_unpin_locked(cache, offset);
+        if (!page->pins && !page->changed_sectors && !page->is_in_snapshot)
+            remove_locked(cache, page);
+    }
+}
+
+int vd_table_cache_put_locked(struct vd_table_cache *cache, uint64_t offset, const void *bytes,
+                              size_t length, struct vdisk_error *err)
+{
+    uint64_t end = offset + length;
+    for (uint64_t at = offset, step; at < end; at += step) {
+        step = page_step(at, end);
+        int ret = pin_to_put_locked(cache, at, (size_t)step, err);
+        if (ret < 0) {
+            unpin_to_put_locked(cache, offset, at);
+            return ret;
+        }
+    }
+    for (size_t done = 0, step; done < length; done += step) {
+        uint64_t at = offset + done;
+        step = page_step(at, end);
+        struct vd_table_page *page = vd_table_cache_unpin_locked(cache, at);
+        if (bytes)
+            memcpy(vd_table_page_at(page, at), (const uint8_t *)bytes + done, step);
+        else
+            memset(vd_table_page_at(page, at), 0, step);
+        vd_table_page_changed_locked(cache, page, at, step);
+    }
+    return 0;
 }
 
 bool vd_table_cache_is_strained_locked(const struct vd_table_cache *cache)

@@ -35,6 +35,7 @@ struct vd_table_cache {
     struct vd_cond loaded; /* some page ended loading */
     struct vd_storage *file;
     struct vd_range tables; /* of the file: where they may be */
+    bool is_padded;         /* changes only before anything is loaded */
     struct vd_table_budget own;
     struct vd_table_budget *budget; /* its own, or one that it shares */
 
@@ -60,6 +61,10 @@ int vd_table_cache_init(struct vd_table_cache *cache, struct vd_storage *file,
  */
 void vd_table_cache_share(struct vd_table_cache *cache, struct vd_table_budget *budget);
 
+/* From here on the file reads as zero behind its end, where loading a page would fail otherwise.
+ * Before anything is loaded. */
+void vd_table_cache_pad(struct vd_table_cache *cache);
+
 /* Forgets all, changes too.  A zeroed one is accepted. */
 void vd_table_cache_destroy(struct vd_table_cache *cache);
 
@@ -73,6 +78,14 @@ void vd_table_cache_forget(struct vd_table_cache *cache);
 int vd_table_cache_get_locked(struct vd_table_cache *cache, uint64_t offset,
                               struct vd_table_page **page, bool *waited, struct vdisk_error *err)
     VD_REQUIRES(cache->lock);
+
+/*
+ * Makes [@offset, @offset + @length) of the tables @bytes, or zeros if that is NULL, whatever was
+ * there before: for a place that becomes a table.  Nobody reads it yet.  The lock may be released
+ * meanwhile; nothing is changed after a failure.
+ */
+int vd_table_cache_put_locked(struct vd_table_cache *cache, uint64_t offset, const void *bytes,
+                              size_t length, struct vdisk_error *err) VD_REQUIRES(cache->lock);
 
 /* The byte at file offset @offset, which lies in @page, and what follows it there. */
 void *vd_table_page_at(struct vd_table_page *page, uint64_t offset);

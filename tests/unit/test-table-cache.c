@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* The cache of tables: C1 to C4 of table_cache.h. */
+#include <string.h>
+
 #include "drivers/check.h"
 #include "drivers/fault.h"
 #include "drivers/snap.h"
@@ -258,6 +260,76 @@ static void test_shared_budget(void **state)
 }
 
 /* A page that can not be read is an error now, and read again next time. */
+/* Behind the end of the file are zeros, if it is to be so. */
+static void test_short_file(void **state)
+{
+    (void)state;
+    struct cached cached;
+    begin(&cached, 0);
+    uint8_t last = 7;
+    uint64_t bytes = 8192 + 100;
+    VT_OK(vd_storage_resize(cached.memory, bytes, &vt_err));
+    VT_OK(vd_storage_pwrite(cached.memory, &last, 1, bytes - 1, &vt_err));
+    struct vd_table_page *page;
+    bool waited = false;
+    vd_mutex_lock(&cached.cache.lock);
+    VT_FAILS(EIO, vd_table_cache_get_locked(&cached.cache, bytes - 1, &page, &waited, &vt_err));
+    vd_mutex_unlock(&cached.cache.lock);
+    vd_table_cache_pad(&cached.cache);
+    assert_int_equal(get(&cached, bytes - 1), 7);
+    assert_int_equal(get(&cached, bytes), 0);
+    assert_int_equal(get(&cached, TABLES_BYTES), 0);
+    end(&cached);
+}
+
+/* Places that become tables: whole pages are not read, and a failure leaves all as it was. */
+static void test_put(void **state)
+{
+    (void)state;
+    struct cached cached;
+    struct vd_storage *fault;
+    uint8_t bytes[3 * 4096], old = 9;
+    memset(bytes, 5, sizeof(bytes));
+    begin(&cached, 0);
+    VT_OK(vd_storage_pwrite(cached.memory, &old, 1, 4095, &vt_err));
+    vd_mutex_lock(&cached.cache.lock);
+    VT_OK(vd_table_cache_put_locked(&cached.cache, 8192, bytes, 8192, &vt_err));
+    vd_mutex_unlock(&cached.cache.lock);
+    assert_int_equal(vt_trace_count(cached.trace, VT_READ), 0);
+    vd_mutex_lock(&cached.cache.lock);
+    VT_OK(vd_table_cache_put_locked(&cached.cache, 4096 - 512, bytes, 1024, &vt_err));
+    VT_OK(vd_table_cache_put_locked(&cached.cache, 8192 + 512, NULL, 512, &vt_err));
+    vd_mutex_unlock(&cached.cache.lock);
+    assert_int_equal(vt_trace_count(cached.trace, VT_READ), 2);
+    assert_int_equal(get(&cached, 4095), 5);
+    assert_int_equal(get(&cached, 4096 - 513), 0);
+    assert_int_equal(get(&cached, 8192 + 511), 5);
+    assert_int_equal(get(&cached, 8192 + 512), 0);
+    struct vd_table_snapshot taken;
+    snapshot(&cached, &taken);
+    VT_OK(vd_table_snapshot_write(&cached.cache, &taken, &vt_err));
+    vd_table_snapshot_end(&cached.cache, &taken, true);
+    assert_int_equal(in_file(&cached, 8192 * 2 - 1), 5);
+    assert_int_equal(in_file(&cached, 4096 + 511), 5);
+    assert_int_equal(in_file(&cached, 4096 + 512), 0);
+    end(&cached);
+
+    /* The third page is only touched in part, and can not be read. */
+    begin(&cached, 0);
+    VT_OK(vt_fault_open(cached.memory, VT_BORROW, &fault, &vt_err));
+    cached.cache.file = fault;
+    vt_fault_set(fault,
+                 (struct vt_fault_plan){.calls = VT_CALL_BIT(VT_READ), .nth = 1, .error = EIO});
+    VT_OK(vd_storage_pwrite(cached.memory, &old, 1, 8192, &vt_err));
+    vd_mutex_lock(&cached.cache.lock);
+    VT_FAILS(EIO, vd_table_cache_put_locked(&cached.cache, 8192, bytes, 8192 + 512, &vt_err));
+    vd_mutex_unlock(&cached.cache.lock);
+    assert_int_equal(get(&cached, 8192), 9);
+    assert_int_equal(get(&cached, 8192 + 4096), 0);
+    vd_storage_close(fault);
+    end(&cached);
+}
+
 static void test_failure(void **state)
 {
     (void)state;
@@ -286,6 +358,7 @@ int main(void)
         cmocka_unit_test(test_loads_once),    cmocka_unit_test(test_snapshot),
         cmocka_unit_test(test_eviction),      cmocka_unit_test(test_parts),
         cmocka_unit_test(test_shared_budget), cmocka_unit_test(test_failure),
+        cmocka_unit_test(test_short_file),    cmocka_unit_test(test_put),
     };
     cmocka_set_message_output(CM_OUTPUT_TAP);
     return cmocka_run_group_tests(tests, NULL, NULL);
