@@ -31,6 +31,9 @@ static int copy_data(const struct vd_image_copy *copy, const struct vd_mapping *
     struct vd_range target = vd_range(to_offset, from->guest.length);
     struct vd_guard_range mine;
     struct vd_mapping to;
+    /* What is taken in vain may leave a gap: others take what is behind it meanwhile. */
+    if (!vd_storage_can_copy(from->storage, vd_format_file(image->format), copy->flags))
+        return -EOPNOTSUPP;
     vd_guard_hold(&image->guard, &mine, vd_range_expand(target, image->cluster_bytes));
     int ret = vd_format_map_for_write(image->format, target, true, &to, err);
     if (ret == 0) {

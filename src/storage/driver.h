@@ -52,6 +52,8 @@ struct vd_storage_driver {
     /* Called when both storages have this driver; NULL or -EOPNOTSUPP: not possible */
     int (*copy)(struct vd_storage *from, uint64_t from_offset, struct vd_storage *to,
                 uint64_t to_offset, uint64_t length, unsigned flags, struct vdisk_error *err);
+    /* As vd_storage_can_copy(), when both have this driver; NULL: try it */
+    bool (*can_copy)(struct vd_storage *from, struct vd_storage *to, unsigned flags);
     /* NULL: no hint wanted */
     void (*write_behind)(struct vd_storage *storage, struct vd_range range);
     /* NULL: zeros */

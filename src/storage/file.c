@@ -71,5 +71,6 @@ const struct vd_storage_driver vd_storage_file_driver = {
     .preallocate = vd_file_preallocate,
     .extent = vd_file_extent,
     .copy = vd_file_copy,
+    .can_copy = vd_file_can_copy,
     .write_behind = vd_file_write_behind,
 };

@@ -20,6 +20,25 @@ static bool is_real_error(int code)
     return code == EIO || code == ENOSPC || code == EDQUOT || code == EFBIG || code == ENOMEM;
 }
 
+/*
+ * Asks for one byte that is no block: a file system that shares blocks says that this is none of
+ * them, any other that it does not do such things.
+ */
+static bool can_reflink(const struct file *from, struct file *to)
+{
+    struct file_clone_range clone = {
+        .src_fd = from->fd, .src_offset = 1, .src_length = 1, .dest_offset = 1};
+    if (atomic_load(&to->missing) & FILE_NO_REFLINK)
+        return false;
+    int ret;
+    do
+        ret = ioctl(to->fd, FICLONERANGE, &clone);
+    while (ret < 0 && errno == EINTR);
+    if (ret < 0 && (errno == EOPNOTSUPP || errno == ENOTTY))
+        atomic_fetch_or(&to->missing, FILE_NO_REFLINK);
+    return ret == 0 || errno == EINVAL;
+}
+
 static int reflink(const struct file *from, uint64_t from_offset, struct file *to,
                    uint64_t to_offset, uint64_t length, struct vdisk_error *err)
 {
@@ -62,6 +81,15 @@ static int copy_range(const struct file *from, uint64_t from_offset, const struc
         length -= (uint64_t)done;
     }
     return 0;
+}
+
+bool vd_file_can_copy(struct vd_storage *from, struct vd_storage *to, unsigned flags)
+{
+    const struct file *source = from->state;
+    struct file *target = to->state;
+    if (source->is_block || target->is_block)
+        return false;
+    return !(flags & VD_STORAGE_COPY_REFLINK_ONLY) || can_reflink(source, target);
 }
 
 int vd_file_copy(struct vd_storage *from, uint64_t from_offset, struct vd_storage *to,

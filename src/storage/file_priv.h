@@ -72,6 +72,7 @@ uint32_t vd_file_space_caps(struct file *file, bool writable);
 /* file_copy.c: */
 int vd_file_copy(struct vd_storage *from, uint64_t from_offset, struct vd_storage *to,
                  uint64_t to_offset, uint64_t length, unsigned flags, struct vdisk_error *err);
+bool vd_file_can_copy(struct vd_storage *from, struct vd_storage *to, unsigned flags);
 
 /* file_cache.c: */
 void vd_file_write_behind(struct vd_storage *storage, struct vd_range range);

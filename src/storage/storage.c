@@ -378,6 +378,13 @@ int vd_storage_copy(struct vd_storage *from, uint64_t from_offset, struct vd_sto
     return named(to, ret, err);
 }
 
+bool vd_storage_can_copy(struct vd_storage *from, struct vd_storage *to, unsigned flags)
+{
+    if (from->driver != to->driver || !from->driver->copy)
+        return false;
+    return !from->driver->can_copy || from->driver->can_copy(from, to, flags);
+}
+
 void vd_storage_write_behind(struct vd_storage *storage, struct vd_range range)
 {
     if (storage->driver->write_behind && range.length && vd_range_is_within(range, INT64_MAX))

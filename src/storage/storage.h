@@ -147,6 +147,12 @@ int vd_storage_copy(struct vd_storage *from, uint64_t from_offset, struct vd_sto
                     uint64_t to_offset, uint64_t length, unsigned flags, struct vdisk_error *err);
 
 /*
+ * Is it worth trying?  False: surely not, without the two having been touched.  For who would have
+ * to make room for the copy first.
+ */
+bool vd_storage_can_copy(struct vd_storage *from, struct vd_storage *to, unsigned flags);
+
+/*
  * A hint: @range was written and will not be needed soon.  Starts to write it out, and drops from
  * the page cache what has been written out.  Never fails and promises nothing.
  */

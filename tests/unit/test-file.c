@@ -510,6 +510,12 @@ static void test_copies(void **state)
     forget_calls();
     struct vdisk_error err = {0};
     assert_int_equal(vd_storage_copy(from, BYTES - 100, to, 0, 200, 0, &err), -EOPNOTSUPP);
+    /* Whether blocks can be shared depends on the file system; what is said of it beforehand fits.
+     */
+    assert_true(vd_storage_can_copy(from, to, 0));
+    bool can_share = vd_storage_can_copy(from, to, VD_STORAGE_COPY_REFLINK_ONLY);
+    int shared = vd_storage_copy(from, 0, to, 0, 4096, VD_STORAGE_COPY_REFLINK_ONLY, &err);
+    assert_int_equal(shared, can_share ? 0 : -EOPNOTSUPP);
     assert_int_equal(err.code, 0);
     vd_storage_close(from);
     vd_storage_close(to);
