@@ -7,11 +7,14 @@
 
 #include "util/endian.h"
 
-#define VD_QCOW2_MAGIC              UINT32_C(0x514649fb) /* "QFI\xfb" */
+#define VD_QCOW2_MAGIC                UINT32_C(0x514649fb) /* "QFI\xfb" */
 
-#define VD_QCOW2_CLUSTER_BITS_MIN   9u
-#define VD_QCOW2_CLUSTER_BITS_MAX   21u
-#define VD_QCOW2_REFCOUNT_ORDER_MAX 6u
+#define VD_QCOW2_CLUSTER_BITS_MIN     9u
+#define VD_QCOW2_CLUSTER_BITS_MAX     21u
+#define VD_QCOW2_REFCOUNT_ORDER_MAX   6u
+#define VD_QCOW2_COMPRESSION_MAX      1u /* zstd */
+
+#define VD_QCOW2_EXTENDED_L2_BITS_MIN 14u /* of cluster_bits */
 
 /* Limits that QEMU has too: what is larger does not open. */
 #define VD_QCOW2_L1_BYTES_MAX             (UINT64_C(32) << 20)
@@ -48,6 +51,7 @@ static_assert(sizeof(struct vd_qcow2_disk_header) == 112, "the header with compr
 
 #define VD_QCOW2_V2_HEADER_BYTES 72u
 #define VD_QCOW2_V3_HEADER_BYTES 104u /* at least */
+#define VD_QCOW2_REST_OFFSET     105u /* of the header: behind compression_type */
 
 enum vd_qcow2_incompatible {
     VD_QCOW2_DIRTY = 1 << 0,
@@ -144,6 +148,7 @@ struct vd_qcow2_disk_bitmap {
 static_assert(sizeof(struct vd_qcow2_disk_bitmap) == 24, "a bitmap's fixed part");
 
 /* Entries of L1 and L2 tables. */
+#define VD_QCOW2_OFFSET_BITS       56u /* no place in the file is at 2^56 or behind */
 #define VD_QCOW2_ENTRY_OFFSET      UINT64_C(0x00fffffffffffe00)
 #define VD_QCOW2_ENTRY_COPIED      (UINT64_C(1) << 63) /* its cluster's refcount is exactly 1 */
 #define VD_QCOW2_ENTRY_COMPRESSED  (UINT64_C(1) << 62) /* L2 only */

@@ -18,7 +18,8 @@ struct vd_qcow2_entry {
     bool has_host;   /* there is a host cluster at `host`; not with is_encoded */
     bool is_copied;  /* its refcount is exactly 1: it may be written in place */
     bool is_encoded; /* compressed: data is all ones, zero is 0 */
-    uint64_t host;   /* file offset, or offset in the data file; is_encoded: of the first byte */
+    uint64_t host;   /* file offset, or offset in the data file; is_encoded: of the first byte;
+                        else 0 without has_host */
     uint32_t encoded_bytes; /* is_encoded: at most so many; the stream ends before */
     uint32_t data;
     uint32_t zero;
@@ -34,7 +35,11 @@ struct vd_qcow2_entry_rules {
     bool has_data_file; /* an offset of 0 with the COPIED bit is a place */
 };
 
-/* @bytes: geometry->entry_bytes of a table.  The entry is filled in as far as it makes sense. */
+/*
+ * @bytes: geometry->entry_bytes of a table.  The entry is filled in as far as it makes sense.  Not
+ * looked at: whether the place is in the file, or with a data file where it has to be; and the
+ * COPIED bit of a compressed cluster, which nothing reads: for check.
+ */
 vd_qcow2_wrong vd_qcow2_entry_decode(const struct vd_qcow2_entry_rules *rules, const void *bytes,
                                      struct vd_qcow2_entry *entry);
 

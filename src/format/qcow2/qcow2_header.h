@@ -5,10 +5,10 @@
  * N1  What is not known is preserved: fields behind the known ones, and extensions.
  * N2  The first 512 bytes are what switches from old to new.  All that must never be torn apart is
  *     in them after the first rewriting: the fixed fields, and the extensions for the backing
- *     format, bitmaps and encryption, and the data file's name if it fits.  A rewriting that
- *     changes more than these 512 bytes takes three steps, each durable before the next: the first
- *     sector as it was, but with the extensions ended behind those; the other sectors, the name of
- *     the backing file where the old one is not; the first sector as it shall be.
+ *     format, bitmaps and encryption, and the data file's name.  A rewriting that changes more than
+ *     these 512 bytes takes three steps, each durable before the next: the first sector as it was,
+ *     but with the extensions ended behind those; the other sectors, the name of the backing file
+ *     where the old one is not; the first sector as it shall be.
  */
 #ifndef VD_FORMAT_QCOW2_QCOW2_HEADER_H
 #define VD_FORMAT_QCOW2_QCOW2_HEADER_H
@@ -50,7 +50,8 @@ struct vd_qcow2_extension {
 
 struct vd_qcow2_bitmaps_extension {
     bool is_present;
-    bool is_draft; /* of 16 bytes, as in 2016: nothing else here is set */
+    bool is_draft; /* of 16 bytes, as in 2016: nothing else here is set; kept as it is */
+    bool is_wrong; /* with VD_QCOW2_HEADER_CHECK only: contradicts the format; kept as it is */
     uint32_t entries;
     uint64_t directory_bytes;
     uint64_t directory_offset;
@@ -71,19 +72,25 @@ struct vd_qcow2_header {
     struct vd_qcow2_crypto_extension crypto;
     struct vd_qcow2_extension *others; /* N1; feature names too.  Owned */
     size_t other_entries;
-    uint8_t *rest; /* N1: of the header, behind the known fields.  Owned */
+    uint8_t *rest; /* N1: of the header, behind compression_type.  Owned */
     size_t rest_bytes;
 };
 
 enum vd_qcow2_header_flag {
-    VD_QCOW2_HEADER_CHECK = 1 << 0 /* for check: what only repair looks at may be wrong: bitmaps */
+    /* For check: what repair makes anew may be wrong: bitmaps, and where refcounts are. */
+    VD_QCOW2_HEADER_CHECK = 1 << 0
 };
+
+/* Is this the start of such an image? */
+bool vd_qcow2_header_is_here(const uint8_t *head, size_t head_bytes);
 
 /*
  * Reads and checks it, each field against the limits and the others: what is good here can be
- * computed with.  Bits that say that the image can not be opened (unknown incompatible ones) are
- * errors with their names; DIRTY and CORRUPT are the caller's.  -EBADMSG, -ENOTSUP.  @header goes
- * to vd_qcow2_header_free(), after a failure too.
+ * computed with, and the L1 table is in the file.  The bitmaps extension is checked if its
+ * autoclear bit is set; that bit without the extension is left to who writes.  Bits that say that
+ * the image can not be opened (unknown incompatible ones) are errors with their names; DIRTY and
+ * CORRUPT are the caller's.  -EBADMSG, -ENOTSUP.  @header goes to vd_qcow2_header_free(), after a
+ * failure too.
  */
 int vd_qcow2_header_read(struct vd_storage *file, unsigned flags, struct vd_qcow2_header *header,
                          struct vdisk_error *err);
@@ -107,7 +114,10 @@ int vd_qcow2_header_write(struct vd_storage *file, struct vd_qcow2_header *heade
 int vd_qcow2_header_write_fields(struct vd_storage *file, const struct vd_qcow2_header *header,
                                  struct vdisk_error *err);
 
-/* The whole first cluster of a new image, in @bytes of geometry.cluster_bytes, zeroed. */
+/*
+ * The whole first cluster of a new image, in @bytes of geometry.cluster_bytes, zeroed.
+ * header_bytes is that of the version; backing_offset and backing_bytes are filled in.
+ */
 int vd_qcow2_header_format(struct vd_qcow2_header *header, uint8_t *bytes, struct vdisk_error *err);
 
 static inline struct vd_qcow2_geometry vd_qcow2_header_geometry(
