@@ -15,7 +15,7 @@ static int copy_mapping(const struct vd_image_copy *copy, const struct vd_mappin
 {
     int ret = -EOPNOTSUPP;
     bool covers = to->clusters.length == to->guest.length || to->fill == VD_FILL_NONE;
-    if (to->kind == VD_MAP_DATA && (!to->fresh || covers))
+    if (to->kind == VD_MAP_DATA && !to->cipher && (!to->fresh || covers))
         ret = vd_storage_copy(from->storage, from->host_offset, to->storage, to->host_offset,
                               to->guest.length, copy->flags, err);
     if (to->fresh)
@@ -57,7 +57,7 @@ static int copy_one(const struct vd_image_copy *copy, struct vdisk_image *image,
     int ret = vd_format_map(image->format, rest, &from, err);
     if (ret < 0)
         return ret;
-    if (from.kind == VD_MAP_DATA)
+    if (from.kind == VD_MAP_DATA && !from.cipher)
         return copy_data(copy, &from, to_offset, done, err);
     if (from.kind == VD_MAP_BACKING)
         ret = vd_image_behind(image, from.guest, &shown, err);

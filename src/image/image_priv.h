@@ -3,6 +3,7 @@
 #ifndef VD_IMAGE_IMAGE_PRIV_H
 #define VD_IMAGE_IMAGE_PRIV_H
 
+#include "image/encrypted.h"
 #include "image/guard.h"
 #include "image/image.h"
 
@@ -30,6 +31,7 @@ struct vdisk_image {
     struct vdisk_image *backing; /* owned; NULL: none, or not opened */
     uint32_t cluster_bytes;      /* unit of allocation, at least 1 */
     struct vd_guard guard;
+    struct vd_rewrites rewrites;
     bool is_constant; /* with all images behind it: none is open for writing, by anybody */
     struct vd_run known_backing;
     struct vd_ahead ahead;

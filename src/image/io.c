@@ -4,7 +4,7 @@
  *
  * I1  Every request is bracketed by vd_format_enter() and vd_format_leave(), so that no cluster it
  *     may still touch is used again for other data.
- * I2  An overwrite of allocated clusters takes no lock of the image.
+ * I2  An overwrite of allocated clusters takes no lock of the image, unless they are encrypted.
  * I3  A request that has to allocate holds the clusters by the guard from before the allocation
  *     until their data is written and vd_format_write_done() was called.
  * I4  What a request does not cover of a fresh cluster is filled before the cluster is published:
@@ -12,6 +12,8 @@
  *     with what the disk reads as there.
  * I5  A request that makes clusters read as zero holds them by the guard as well: an allocation
  *     that had begun before would bring back what it filled the cluster with.
+ *
+ * Mappings with a cipher have rules of their own (image/encrypted.h).
  */
 #include <assert.h>
 #include <inttypes.h>
@@ -37,6 +39,7 @@ struct request {
     const struct iovec *iov;
     int iov_entries;
     struct vd_range guest;
+    bool is_held; /* its clusters are, by the guard, for somebody who fills others with them */
 };
 
 int vd_image_check_request(const struct vdisk_image *image, uint64_t offset, uint64_t length,
@@ -103,6 +106,23 @@ int vd_image_behind(const struct vdisk_image *image, struct vd_range guest, stru
     return 0;
 }
 
+/* X3: again, while nobody can rewrite it, if somebody may have done so meanwhile. */
+static int read_encrypted(const struct request *request, const struct vd_mapping *mapping,
+                          struct vd_range guest, const struct part *part, struct vdisk_error *err)
+{
+    struct vdisk_image *image = request->image;
+    /* What had been done before the reading is all that had begun after it. */
+    unsigned long done = atomic_load(&image->rewrites.done);
+    int ret = vd_encrypted_read(mapping, guest, part->iov, part->entries, err);
+    if (ret < 0 || request->is_held || atomic_load(&image->rewrites.begun) == done)
+        return ret;
+    struct vd_guard_range mine;
+    vd_guard_hold(&image->guard, &mine, vd_encrypted_sectors(guest));
+    ret = vd_encrypted_read(mapping, guest, part->iov, part->entries, err);
+    vd_guard_release(&image->guard, &mine);
+    return ret;
+}
+
 /* Zeros, or what a storage or the backing image has: @guest goes to the buffers it belongs to. */
 static int read_part(const struct request *request, const struct vd_mapping *mapping,
                      struct vd_range guest, struct vdisk_error *err)
@@ -115,6 +135,8 @@ static int read_part(const struct request *request, const struct vd_mapping *map
         return ret;
     if (mapping->kind == VD_MAP_ZERO)
         vd_iov_zero(part.iov, part.entries);
+    else if (mapping->cipher)
+        ret = read_encrypted(request, mapping, guest, &part, err);
     else if (mapping->kind == VD_MAP_DATA)
         ret =
             vd_storage_preadv(mapping->storage, part.iov, part.entries, mapping->host_offset, err);
@@ -155,12 +177,13 @@ static int read_all(const struct request *request, struct vdisk_error *err)
     return ret;
 }
 
-int vdisk_image_preadv(struct vdisk_image *image, const struct iovec *iov, int iov_entries,
-                       uint64_t offset, struct vdisk_error *err)
+static int read_request(struct vdisk_image *image, const struct iovec *iov, int iov_entries,
+                        uint64_t offset, bool is_held, struct vdisk_error *err)
 {
     struct request request;
     int ret = make_request(image, iov, iov_entries, offset, &request, err);
     if (ret == 0) {
+        request.is_held = is_held;
         unsigned ticket = vd_format_enter(image->format); /* I1 */
         ret = read_all(&request, err);
         vd_format_leave(image->format, ticket);
@@ -168,6 +191,12 @@ int vdisk_image_preadv(struct vdisk_image *image, const struct iovec *iov, int i
     if (ret < 0)
         vd_iov_zero(iov, iov_entries);
     return ret;
+}
+
+int vdisk_image_preadv(struct vdisk_image *image, const struct iovec *iov, int iov_entries,
+                       uint64_t offset, struct vdisk_error *err)
+{
+    return read_request(image, iov, iov_entries, offset, false, err);
 }
 
 int vdisk_image_pread(struct vdisk_image *image, void *buf, size_t length, uint64_t offset,
@@ -241,14 +270,16 @@ static int read_fill(const struct change *change, const struct vd_mapping *mappi
     struct vd_range shown = vd_range(guest.offset, 0);
     uint64_t size = vdisk_image_size(image);
     int ret = 0;
-    struct vdisk_image *from = mapping->fill == VD_FILL_OLD ? image : image->backing;
+    bool is_old = mapping->fill == VD_FILL_OLD;
+    struct vdisk_image *from = is_old ? image : image->backing;
     /* The last cluster may reach behind the end of the disk, where nothing ever shows. */
-    if (mapping->fill != VD_FILL_ZERO && guest.offset < size)
+    if ((is_old || mapping->fill == VD_FILL_BACKING) && guest.offset < size)
         shown.length = vd_min(guest.length, size - guest.offset);
     if (mapping->fill == VD_FILL_BACKING && shown.length)
         ret = vd_image_behind(image, shown, &shown, err);
+    struct iovec iov = {.iov_base = bytes, .iov_len = (size_t)shown.length};
     if (ret == 0 && shown.length)
-        ret = vdisk_image_pread(from, bytes, (size_t)shown.length, shown.offset, err);
+        ret = read_request(from, &iov, 1, shown.offset, is_old, err);
     memset(bytes + shown.length, 0, (size_t)(guest.length - shown.length));
     return ret;
 }
@@ -323,13 +354,73 @@ static int write_fresh(const struct change *change, const struct vd_mapping *map
                            : write_zero_mapping(change, mapping, err);
 }
 
+/* What goes to an encrypted mapping. */
+struct plaintext {
+    const struct change *change;
+    const struct vd_mapping *mapping;
+};
+
+/* Around what the change writes: what the cluster is to be filled with, or what is there already.
+ */
+static int get_around(const struct plaintext *plain, struct vd_range guest, uint8_t *bytes,
+                      struct vdisk_error *err)
+{
+    struct iovec iov = {.iov_base = bytes, .iov_len = (size_t)guest.length};
+    if (guest.length == 0)
+        return 0;
+    return plain->mapping->fresh ? read_fill(plain->change, plain->mapping, guest, bytes, err)
+                                 : vd_encrypted_read(plain->mapping, guest, &iov, 1, err);
+}
+
+static int get_plaintext(void *opaque, struct vd_range guest, uint8_t *bytes,
+                         struct vdisk_error *err)
+{
+    const struct plaintext *plain = opaque;
+    const struct request *request = plain->change->request;
+    struct vd_range written = plain->mapping->guest;
+    uint64_t end = vd_range_end(guest);
+    uint64_t from = vd_min(vd_max(guest.offset, written.offset), end);
+    uint64_t to = vd_max(vd_min(end, vd_range_end(written)), from);
+    int ret = get_around(plain, vd_range(guest.offset, from - guest.offset), bytes, err);
+    if (ret == 0)
+        ret = get_around(plain, vd_range(to, end - to), bytes + (to - guest.offset), err);
+    uint8_t *at = bytes + (from - guest.offset);
+    if (ret == 0 && !request)
+        memset(at, 0, (size_t)(to - from));
+    else if (ret == 0 && to > from)
+        vd_iov_to_buffer(at, (size_t)(to - from), request->iov,
+                         (size_t)(from - request->guest.offset));
+    return ret;
+}
+
+/* X2: the clusters, or at least the sectors, are held. */
+static int write_encrypted(const struct change *change, const struct vd_mapping *mapping,
+                           struct vdisk_error *err)
+{
+    struct vdisk_image *image = change->image;
+    struct plaintext plain = {.change = change, .mapping = mapping};
+    struct vd_plaintext source = {.get = get_plaintext, .opaque = &plain};
+    struct vd_range sectors =
+        mapping->fresh ? mapping->clusters : vd_encrypted_sectors(mapping->guest);
+    bool rewrites = !mapping->fresh && sectors.length != mapping->guest.length;
+    if (rewrites)
+        atomic_fetch_add(&image->rewrites.begun, 1);
+    int ret = vd_encrypted_write(mapping, sectors, &source, err);
+    if (rewrites)
+        atomic_fetch_add(&image->rewrites.done, 1);
+    return ret;
+}
+
 static int write_mapping(const struct change *change, const struct vd_mapping *mapping,
                          struct vdisk_error *err)
 {
+    if (!mapping->fresh && mapping->cipher)
+        return write_encrypted(change, mapping, err);
     if (!mapping->fresh)
         return change->request ? write_data_mapping(change, mapping, err)
                                : write_zero_mapping(change, mapping, err);
-    int ret = write_fresh(change, mapping, err);
+    int ret =
+        mapping->cipher ? write_encrypted(change, mapping, err) : write_fresh(change, mapping, err);
     vd_format_write_done(change->image->format, mapping, ret == 0);
     return ret;
 }
@@ -359,6 +450,19 @@ static int write_allocating(const struct change *change, struct vd_range guest, 
     return ret;
 }
 
+/* I2, X2 */
+static int overwrite(const struct change *change, const struct vd_mapping *mapping,
+                     struct vdisk_error *err)
+{
+    struct vd_guard_range mine;
+    if (!mapping->cipher)
+        return write_mapping(change, mapping, err);
+    vd_guard_hold(&change->image->guard, &mine, vd_encrypted_sectors(mapping->guest));
+    int ret = write_mapping(change, mapping, err);
+    vd_guard_release(&change->image->guard, &mine);
+    return ret;
+}
+
 static int write_all(const struct change *change, struct vd_range rest, struct vdisk_error *err)
 {
     while (rest.length) {
@@ -369,7 +473,7 @@ static int write_all(const struct change *change, struct vd_range rest, struct v
             return ret;
         done = mapping.guest.length;
         if (mapping.kind == VD_MAP_DATA)
-            ret = write_mapping(change, &mapping, err); /* I2 */
+            ret = overwrite(change, &mapping, err);
         else
             ret = write_allocating(change, mapping.guest, &done, err);
         if (ret < 0)
