@@ -177,6 +177,21 @@ struct vdisk_network_options {
 #define VDISK_NO_RETRIES UINT32_MAX
 
 /**
+ * struct vdisk_snapshot_key - which snapshot within an image; zeroed but for what is asked for
+ * @struct_bytes: sizeof(struct vdisk_snapshot_key)
+ * @id_or_name:   the id of a snapshot or, if none has that id, the name of one
+ * @id, @name:    without @id_or_name: the id, the name, or both; NULL: whatever it is
+ *
+ * Of several that fit, it is the first.
+ */
+struct vdisk_snapshot_key {
+    size_t struct_bytes;
+    const char *id_or_name;
+    const char *id;
+    const char *name;
+};
+
+/**
  * struct vdisk_open_options - how an image is opened; zero means the default
  * @struct_bytes: sizeof(struct vdisk_open_options)
  * @flags:        of enum vdisk_open_flag
@@ -187,6 +202,8 @@ struct vdisk_network_options {
  *                64 MiB
  * @network:      for images on servers, or NULL
  * @gate:         which files the image may name, or NULL for none
+ * @snapshot:     the disk as this snapshot within the image has it, or NULL for the disk of today;
+ *                for reading only
  */
 struct vdisk_open_options {
     size_t struct_bytes;
@@ -196,6 +213,7 @@ struct vdisk_open_options {
     uint64_t cache_bytes;
     const struct vdisk_network_options *network;
     const struct vdisk_gate *gate;
+    const struct vdisk_snapshot_key *snapshot;
 };
 
 /** An open disk image. */
@@ -693,6 +711,7 @@ enum vdisk_convert_flag {
  * @source_entries: count of @sources, at least 1
  * @source_format:  of all sources, or NULL to look
  * @source_flags:   for opening them: VDISK_OPEN_SHARE, _DIRECT, _SEQUENTIAL
+ * @source_snapshot: of all sources: the disk as that snapshot within it has it, or NULL
  * @source_offset:  with one source: bytes of its disk that are left out at its start; at most its
  *                  size
  * @source_length:  with one source: most bytes to copy from there; default: to its end
@@ -720,6 +739,7 @@ struct vdisk_convert_options {
     const char *source_format;
     uint32_t source_flags;
     uint32_t target_flags;
+    const struct vdisk_snapshot_key *source_snapshot;
     uint64_t source_offset;
     uint64_t source_length;
     const char *target;
@@ -1089,6 +1109,117 @@ struct vdisk_snapshot_result {
 VDISK_PUBLIC VDISK_MUST_CHECK int vdisk_snapshot_external(
     const struct vdisk_snapshot_options *options, struct vdisk_snapshot_result *result,
     struct vdisk_error *err);
+
+/* ------------------------------------------------------------------------------------------ */
+/* Snapshots within an image                                                                  */
+/* ------------------------------------------------------------------------------------------ */
+
+/** Flags of struct vdisk_snapshot_info. */
+enum vdisk_snapshot_info_flag {
+    VDISK_SNAPSHOT_ICOUNT = 1 << 0 /**< icount is there */
+};
+
+/**
+ * struct vdisk_snapshot_info - facts about a snapshot within an image
+ * @struct_bytes:   [in] sizeof(struct vdisk_snapshot_info)
+ * @flags:          of enum vdisk_snapshot_info_flag
+ * @date_nsec:      part of the second that it was made in
+ * @id:             of this snapshot alone, unless the image was made so
+ * @name:           several may have the same, or none; like @id it may be any text, and is good
+ *                  until the image is closed or its snapshots change
+ * @virtual_bytes:  size of the disk
+ * @vm_state_bytes: state of the machine that is kept with it, 0: none
+ * @vm_clock_nsec:  how long the machine had run
+ * @icount:         instructions that it had executed
+ * @date_sec:       when it was made, since 1970
+ */
+struct vdisk_snapshot_info {
+    size_t struct_bytes;
+    uint32_t flags;
+    uint32_t date_nsec;
+    const char *id;
+    const char *name;
+    uint64_t virtual_bytes;
+    uint64_t vm_state_bytes;
+    uint64_t vm_clock_nsec;
+    uint64_t icount;
+    uint64_t date_sec;
+};
+
+/**
+ * vdisk_image_snapshot_info() - the snapshots within an image
+ * @image: open image; no change of its snapshots may run
+ * @index: 0, 1, 2, ... in the order of the image
+ * @info:  [in, out] struct_bytes set by the caller
+ * @err:   [out, may be NULL] the story
+ *
+ * Return: 0; -ENOENT: past the last, of which a format without snapshots has none; -EINVAL:
+ * struct_bytes; -EBADMSG: the table of snapshots contradicts the format.
+ */
+VDISK_PUBLIC VDISK_MUST_CHECK int vdisk_image_snapshot_info(struct vdisk_image *image, size_t index,
+                                                            struct vdisk_snapshot_info *info,
+                                                            struct vdisk_error *err);
+
+/**
+ * vdisk_image_snapshot_find() - look for a snapshot within an image
+ * @image: open image; no change of its snapshots may run
+ * @key:   which one
+ * @index: [out] its number
+ * @err:   [out, may be NULL] the story
+ *
+ * Return: 0; -ENOENT: there is none; -EINVAL: @key; else as vdisk_image_snapshot_info().
+ */
+VDISK_PUBLIC VDISK_MUST_CHECK int vdisk_image_snapshot_find(struct vdisk_image *image,
+                                                            const struct vdisk_snapshot_key *key,
+                                                            size_t *index, struct vdisk_error *err);
+
+/**
+ * vdisk_image_snapshot_create() - keep the disk as it is now within the image
+ * @image: image open for writing; no other call on it may run
+ * @name:  of the snapshot, at most 65535 bytes; others may have the same
+ * @err:   [out, may be NULL] the story
+ *
+ * It becomes the last one, with an id that none has.  Nothing is copied: what is written later goes
+ * to other places.
+ *
+ * Return: 0, durable; -ENOTSUP: the format has no snapshots, or not with a data file; -EINVAL:
+ * @name; -E2BIG: there are too many, or the image's reference counts are too narrow; -ENOSPC, ...:
+ * as vdisk_image_pwrite().  At any instant the image has its old snapshots or the new ones, and the
+ * same disk.
+ */
+VDISK_PUBLIC VDISK_MUST_CHECK int vdisk_image_snapshot_create(struct vdisk_image *image,
+                                                              const char *name,
+                                                              struct vdisk_error *err);
+
+/**
+ * vdisk_image_snapshot_apply() - make the disk what it was when a snapshot was made
+ * @image: image open for writing; no other call on it may run
+ * @index: of the snapshot, which stays
+ * @err:   [out, may be NULL] the story
+ *
+ * The content of the disk of now is lost.  The size of the disk may change.
+ *
+ * Return: 0, durable; -ENOENT: there is no such snapshot; -EBUSY: the image has dirty bitmaps,
+ * which would not tell of the change; -ENOTSUP: the disk had another size, which an image of
+ * version 2 can not change; else as vdisk_image_snapshot_create().  At any instant it is the old
+ * disk or the new one.
+ */
+VDISK_PUBLIC VDISK_MUST_CHECK int vdisk_image_snapshot_apply(struct vdisk_image *image,
+                                                             size_t index, struct vdisk_error *err);
+
+/**
+ * vdisk_image_snapshot_delete() - forget a snapshot
+ * @image: image open for writing; no other call on it may run
+ * @index: of the snapshot; those behind it move up
+ * @err:   [out, may be NULL] the story
+ *
+ * What only this snapshot had is given back.
+ *
+ * Return: as vdisk_image_snapshot_apply().
+ */
+VDISK_PUBLIC VDISK_MUST_CHECK int vdisk_image_snapshot_delete(struct vdisk_image *image,
+                                                              size_t index,
+                                                              struct vdisk_error *err);
 
 /* ------------------------------------------------------------------------------------------ */
 /* Sync                                                                                       */

@@ -7,6 +7,7 @@
 #include "cli/optlist.h"
 #include "cli/output.h"
 #include "cli/progress.h"
+#include "cli/snapshots.h"
 #include "cli/workopt.h"
 
 enum {
@@ -30,11 +31,11 @@ static const struct vd_cli_option options[] = {
     {'m', NULL, "N", "pieces copied at once (default 2 for each processor, at most 8)"},
     {'W', NULL, NULL, "write in any order: what vdisk does anyway, in every format it has"},
     {'C', NULL, NULL, "let the system copy, without a look for zeros, where it can"},
+    {'l', NULL, "SNAPSHOT", "read SOURCE as this snapshot within it has it: an id or a name"},
     {'r', NULL, "RATE", "copy at most RATE bytes of data a second"},
     {KEY_SALVAGE, "salvage", NULL, "what can not be read becomes zeros, with a warning"},
     /* qemu-img's that have no meaning for the formats there are: refused, never ignored. */
     {'c', "compress", NULL, NULL},
-    {'l', NULL, "SNAPSHOT", NULL},
     {KEY_BITMAPS, "bitmaps", NULL, NULL},
     {KEY_SKIP_BROKEN_BITMAPS, "skip-broken-bitmaps", NULL, NULL},
     {KEY_TARGET_IMAGE_OPTS, "target-image-opts", NULL, NULL},
@@ -46,6 +47,7 @@ struct convert_args {
     struct vdisk_convert_options options;
     struct vdisk_create_options create;
     struct vd_optlist list;
+    struct vd_cli_snapshot snapshot;
 };
 
 /* Options of qemu-img that are not there, and why. */
@@ -54,8 +56,6 @@ static int refuse(struct vd_cli *cli, int key)
     switch (key) {
     case 'c':
         return vd_cli_usage_error(cli, "-c: none of the formats that can be written compresses");
-    case 'l':
-        return vd_cli_usage_error(cli, "-l: none of the formats has internal snapshots");
     case KEY_BITMAPS:
     case KEY_SKIP_BROKEN_BITMAPS:
         return vd_cli_usage_error(cli, "--bitmaps: none of the formats has persistent bitmaps");
@@ -112,6 +112,8 @@ static int take(struct vd_cli *cli, void *opaque, int key, const char *value)
     case 'C':
         args->options.flags |= VDISK_CONVERT_COPY_OFFLOAD;
         break;
+    case 'l':
+        return vd_cli_take_snapshot(cli, value, &args->snapshot);
     case 'r':
         return vd_cli_take_rate(cli, value, &args->options.rate_bytes);
     case KEY_SALVAGE:
@@ -134,6 +136,8 @@ static int check_args(struct vd_cli *cli, const struct convert_args *args)
         return vd_cli_usage_error(cli,
                                   "-B, -F: have no meaning with -n: the image that is there has "
                                   "the backing file that it has");
+    if (args->snapshot.is_given && cli->operand_count > 2)
+        return vd_cli_usage_error(cli, "No support for concatenating multiple snapshot");
     if ((flags & VDISK_CONVERT_SALVAGE) && (flags & VDISK_CONVERT_COPY_OFFLOAD))
         return vd_cli_usage_error(cli, "Cannot enable copy offloading when --salvage is used");
     return VD_CLI_GO;
@@ -182,6 +186,7 @@ static int convert(struct vd_cli *cli, struct convert_args *args)
     o->source_entries = (size_t)cli->operand_count - 1;
     o->target = cli->operands[cli->operand_count - 1];
     o->source_format = cli->format;
+    o->source_snapshot = vd_cli_snapshot_key(&args->snapshot);
     o->source_flags = cli->source_cache_flags | (cli->share ? VDISK_OPEN_SHARE : 0);
     o->target_flags = cli->cache_flags;
     o->network = &cli->network;
@@ -213,15 +218,17 @@ static int run(struct vd_cli *cli, int argc, char **argv)
         status = vd_cli_want_operands(cli, 2, INT32_MAX, "SOURCE... TARGET");
     if (status == VD_CLI_GO)
         status = convert(cli, &args);
+    vd_cli_snapshot_free(&args.snapshot);
     vd_optlist_free(&args.list);
     return status;
 }
 
 const struct vd_cli_verb vd_cmd_convert = {
     .name = "convert",
-    .synopsis = "[-f FMT] [-O FMT] [-o OPTIONS] [-B BACKING -F FMT] [-n [--target-is-zero]] [-S "
-                "SIZE] [-m N] [-W] [-C] "
-                "[-r RATE] [--salvage] [-t CACHE] [-T CACHE] [-U] [-p] [-q] SOURCE... TARGET",
+    .synopsis =
+        "[-f FMT] [-O FMT] [-o OPTIONS] [-B BACKING -F FMT] [-n [--target-is-zero]] [-S "
+        "SIZE] [-m N] [-W] [-C] "
+        "[-r RATE] [-l SNAPSHOT] [--salvage] [-t CACHE] [-T CACHE] [-U] [-p] [-q] SOURCE... TARGET",
     .help = "Copy a disk into a new image",
     .text =
         "Several sources make one disk, one behind the other.  A target that is a file gets its\n"

@@ -6,6 +6,7 @@
 
 #include "cli/cli.h"
 #include "cli/output.h"
+#include "cli/snapshots.h"
 #include "util/mem.h"
 
 enum {
@@ -69,7 +70,7 @@ static void print_specific(const struct vdisk_image_info *info)
     }
 }
 
-static void print_human(const struct vdisk_image_info *info)
+static int print_human(struct vdisk_image *image, const struct vdisk_image_info *info)
 {
     char size[VD_SIZE_TEXT_BYTES];
     printf("image: ");
@@ -90,7 +91,9 @@ static void print_human(const struct vdisk_image_info *info)
     if (info->flags & VDISK_INFO_DIRTY)
         printf("cleanly shut down: no\n");
     print_backing(info);
+    int status = vd_cli_print_snapshots(image);
     print_specific(info);
+    return status;
 }
 
 /* --- as JSON --------------------------------------------------------------------------------- */
@@ -136,6 +139,16 @@ static void put_json(struct vd_json *json, json_t *object, const struct vdisk_im
     vd_json_put_bool(json, object, "dirty-flag", (info->flags & VDISK_INFO_DIRTY) != 0);
 }
 
+/* The key is there if there are any, as with qemu-img. */
+static int put_snapshots(struct vdisk_image *image, struct vd_json *json, json_t *object)
+{
+    json_t *array = vd_json_put_array(json, object, "snapshots");
+    int status = vd_cli_put_snapshots(json, array, image);
+    if (status == 0 && json_array_size(array) == 0)
+        json_object_del(object, "snapshots");
+    return status;
+}
+
 /* --- the verb -------------------------------------------------------------------------------- */
 
 static int print_image(struct vdisk_image *image, struct vd_json *json, json_t *object)
@@ -144,11 +157,10 @@ static int print_image(struct vdisk_image *image, struct vd_json *json, json_t *
     struct vdisk_error err = {0};
     if (vdisk_image_info(image, &info, &err) < 0)
         return vd_cli_fail(&err);
-    if (json)
-        put_json(json, object, &info);
-    else
-        print_human(&info);
-    return 0;
+    if (!json)
+        return print_human(image, &info);
+    put_json(json, object, &info);
+    return put_snapshots(image, json, object);
 }
 
 static int print_chain(const struct vd_cli *cli, struct vdisk_image *image)

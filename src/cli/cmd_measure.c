@@ -7,6 +7,7 @@
 #include "cli/createopt.h"
 #include "cli/optlist.h"
 #include "cli/output.h"
+#include "cli/snapshots.h"
 
 enum {
     KEY_SIZE = VD_CLI_KEY_VERB
@@ -15,6 +16,7 @@ enum {
 static const struct vd_cli_option options[] = {
     {'O', NULL, "FMT", "format of the new image (default raw)"},
     {'o', NULL, "KEY=VALUE,...", "options of the new image; -o help lists them"},
+    {'l', NULL, "SNAPSHOT", "measure FILE as this snapshot within it has it: an id or a name"},
     {KEY_SIZE, "size", "SIZE", "measure for an empty disk of SIZE"},
     {0},
 };
@@ -23,19 +25,21 @@ struct measure_args {
     const char *target_format;
     const char *size_text;
     struct vd_optlist list;
+    struct vd_cli_snapshot snapshot;
 };
 
 static int take(struct vd_cli *cli, void *opaque, int key, const char *value)
 {
     struct measure_args *args = opaque;
     struct vdisk_error err = {0};
-    (void)cli;
     switch (key) {
     case 'O':
         if (!vd_cli_format_is_known(value))
             return 1;
         args->target_format = value;
         break;
+    case 'l':
+        return vd_cli_take_snapshot(cli, value, &args->snapshot);
     case KEY_SIZE:
         args->size_text = value;
         break;
@@ -90,8 +94,13 @@ static int measure_any(struct vd_cli *cli, struct measure_args *args)
     }
     if (cli->operand_count == 0)
         return measure(cli, args, NULL);
-    struct vdisk_image *source = vd_cli_open(cli, cli->operands[0], cli->format, 0);
-    return source ? vd_cli_close(source, measure(cli, args, source)) : 1;
+    struct vdisk_open_options open = vd_cli_open_options(cli, cli->format, 0);
+    struct vdisk_image *source;
+    struct vdisk_error err = {0};
+    open.snapshot = vd_cli_snapshot_key(&args->snapshot);
+    if (vdisk_image_open(cli->operands[0], &open, &source, &err) < 0)
+        return vd_cli_fail(&err);
+    return vd_cli_close(source, measure(cli, args, source));
 }
 
 static int run(struct vd_cli *cli, int argc, char **argv)
@@ -102,20 +111,23 @@ static int run(struct vd_cli *cli, int argc, char **argv)
         status = vd_cli_want_operands(cli, 0, 1, "--size SIZE or FILE");
     if (status == VD_CLI_GO && args.size_text && cli->operand_count)
         status = vd_cli_usage_error(cli, "--size N cannot be used together with a filename.");
-    if (status == VD_CLI_GO && !cli->operand_count && (cli->format || cli->share))
-        status = vd_cli_usage_error(cli, "-f and -U can only be used with a filename.");
+    if (status == VD_CLI_GO && !cli->operand_count &&
+        (cli->format || cli->share || args.snapshot.is_given))
+        status = vd_cli_usage_error(cli, "-f, -l and -U can only be used with a filename.");
     if (status == VD_CLI_GO && !args.size_text && !cli->operand_count && !args.list.entry_count &&
         !args.list.wants_help)
         status = vd_cli_usage_error(cli, "Either --size N or one filename must be specified.");
     if (status == VD_CLI_GO)
         status = measure_any(cli, &args);
+    vd_cli_snapshot_free(&args.snapshot);
     vd_optlist_free(&args.list);
     return status;
 }
 
 const struct vd_cli_verb vd_cmd_measure = {
     .name = "measure",
-    .synopsis = "[-O FMT] [-o OPTIONS] [-f FMT] [-U] [--output=human|json] --size SIZE | FILE",
+    .synopsis = "[-O FMT] [-o OPTIONS] [-f FMT] [-l SNAPSHOT] [-U] [--output=human|json] --size "
+                "SIZE | FILE",
     .help = "Tell how much space a new image would take",
     .text =
         "required size: for the data of FILE, or for an empty disk.  fully allocated size: when\n"

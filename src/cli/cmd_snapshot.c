@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* vdisk snapshot: keep what an image holds today under another name. */
+/* vdisk snapshot: keep what an image holds today, under another name or within the image. */
 #include <stdio.h>
 #include <string.h>
 
@@ -7,36 +7,44 @@
 #include "cli/createopt.h"
 #include "cli/optlist.h"
 #include "cli/output.h"
+#include "cli/snapshots.h"
 
 enum {
     KEY_EXTERNAL = VD_CLI_KEY_VERB
 };
 
 static const struct vd_cli_option options[] = {
+    {'l', NULL, NULL, "list the snapshots within FILE"},
+    {'a', NULL, "SNAPSHOT", "make the disk again what it was in SNAPSHOT, an id or a name"},
+    {'c', NULL, "NAME", "keep the disk of now as a snapshot within FILE"},
+    {'d', NULL, "SNAPSHOT", "delete SNAPSHOT, a name, or an id that is no name"},
     {KEY_EXTERNAL, "external", "NAME", "give today's content NAME, and make FILE an overlay on it"},
     {'O', NULL, "FMT", "format of the overlay (default: that of FILE, or qed)"},
     {'o', NULL, "KEY=VALUE,...", "options of the overlay; -o help lists them"},
-    /* qemu-img's, for snapshots within an image. */
-    {'l', NULL, NULL, NULL},
-    {'a', NULL, "SNAPSHOT", NULL},
-    {'c', NULL, "SNAPSHOT", NULL},
-    {'d', NULL, "SNAPSHOT", NULL},
     {0},
 };
 
 struct snapshot_args {
     struct vdisk_snapshot_options options;
     struct vd_optlist list;
+    int action; /* l, a, c, d or KEY_EXTERNAL; 0: none yet */
+    const char *name;
 };
+
+static int take_action(struct vd_cli *cli, struct snapshot_args *args, int key, const char *value)
+{
+    if (args->action)
+        return vd_cli_usage_error(cli, "Cannot mix '-l', '-a', '-c', '-d', '--external'");
+    args->action = key;
+    args->name = value;
+    return VD_CLI_GO;
+}
 
 static int take(struct vd_cli *cli, void *opaque, int key, const char *value)
 {
     struct snapshot_args *args = opaque;
     struct vdisk_error err = {0};
     switch (key) {
-    case KEY_EXTERNAL:
-        args->options.snapshot = value;
-        break;
     case 'O':
         if (!vd_cli_format_is_known(value))
             return 1;
@@ -47,10 +55,7 @@ static int take(struct vd_cli *cli, void *opaque, int key, const char *value)
             return vd_cli_fail(&err);
         break;
     default:
-        return vd_cli_usage_error(cli,
-                                  "-%c: none of the formats has snapshots within an image; "
-                                  "--external NAME keeps the content in a file of its own",
-                                  key);
+        return take_action(cli, args, key, value);
     }
     return VD_CLI_GO;
 }
@@ -105,6 +110,7 @@ static int snapshot(struct vd_cli *cli, struct snapshot_args *args)
     if (status != VD_CLI_GO)
         return status;
     o->name = cli->operands[0];
+    o->snapshot = args->name;
     o->format = cli->format;
     o->network = &cli->network;
     o->gate = &cli->gate;
@@ -115,6 +121,17 @@ static int snapshot(struct vd_cli *cli, struct snapshot_args *args)
     return print_result(cli, args, &result);
 }
 
+static int check_args(struct vd_cli *cli, const struct snapshot_args *args)
+{
+    if (!args->action)
+        return vd_cli_usage_error(cli, "one of -l, -a, -c, -d and --external is wanted");
+    if (args->action != KEY_EXTERNAL && (args->options.target_format || args->list.entry_count))
+        return vd_cli_usage_error(cli, "-O, -o: are for the overlay that --external makes");
+    if (args->action != 'l' && cli->share)
+        return vd_cli_usage_error(cli, "-U: is for -l, which changes nothing");
+    return VD_CLI_GO;
+}
+
 static int run(struct vd_cli *cli, int argc, char **argv)
 {
     struct snapshot_args args = {.options = {.struct_bytes = sizeof(args.options)}};
@@ -123,25 +140,29 @@ static int run(struct vd_cli *cli, int argc, char **argv)
         vd_create_options_print(args.options.target_format ? args.options.target_format : "qed");
         status = 0;
     }
-    if (status == VD_CLI_GO && !args.options.snapshot)
-        status = vd_cli_usage_error(cli, "--external NAME is wanted: the name for the content of "
-                                         "today");
+    if (status == VD_CLI_GO)
+        status = check_args(cli, &args);
     if (status == VD_CLI_GO)
         status = vd_cli_want_operands(cli, 1, 1, "FILE");
     if (status == VD_CLI_GO)
-        status = snapshot(cli, &args);
+        status = args.action == KEY_EXTERNAL ? snapshot(cli, &args)
+                                             : vd_cli_snapshot_action(cli, args.action, args.name);
     vd_optlist_free(&args.list);
     return status;
 }
 
 const struct vd_cli_verb vd_cmd_snapshot = {
     .name = "snapshot",
-    .synopsis = "--external NAME [-f FMT] [-O FMT [-o OPTIONS]] [-q] [--output=human|json] FILE",
-    .help = "Keep what an image holds today under another name",
-    .text = "NAME is on the file system of FILE; without a slash it is in the directory of FILE.\n"
-            "Nothing is copied, and at any instant FILE is the same disk.  A run that was killed\n"
-            "is gone on with by the same command.\n",
-    .common = VD_CLI_FORMAT | VD_CLI_QUIET | VD_CLI_OUTPUT | VD_CLI_NETWORK | VD_CLI_GATE,
+    .synopsis = "[-f FMT] [-U] [-q] [--output=human|json] -l | -a SNAPSHOT | -c NAME | -d SNAPSHOT "
+                "| --external NAME [-O FMT [-o OPTIONS]] FILE",
+    .help = "Keep what an image holds today, within it or under another name",
+    .text =
+        "Snapshots within an image are for qcow2; --external is for every format.  Its NAME is\n"
+        "on the file system of FILE; without a slash it is in the directory of FILE.  Nothing\n"
+        "is copied, and at any instant FILE is the same disk.  A run that was killed is gone on\n"
+        "with by the same command.\n",
+    .common =
+        VD_CLI_FORMAT | VD_CLI_SHARE | VD_CLI_QUIET | VD_CLI_OUTPUT | VD_CLI_NETWORK | VD_CLI_GATE,
     .options = options,
     .run = run,
 };

@@ -10,6 +10,7 @@
 #include <stdatomic.h>
 
 #include "format/format.h"
+#include "format/snapshots.h"
 #include "util/mutex.h"
 
 struct vd_format_driver {
@@ -63,6 +64,7 @@ struct vd_format_driver {
                  const struct vdisk_amend_options *options, struct vdisk_error *err);
     /* NULL: nothing to check */
     int (*check)(struct vd_format *format, const struct vd_check *check, struct vdisk_error *err);
+    const struct vd_snapshot_driver *snapshots; /* NULL: it has none within its images */
 };
 
 struct vd_format {
@@ -88,6 +90,13 @@ struct vd_format {
  * flush() fails, or anything returns -EBADMSG.)
  */
 int vd_format_fail(struct vd_format *format, const struct vdisk_error *err);
+
+/* For the callers of drivers.  May it be changed? */
+int vd_format_check_change(struct vd_format *format, struct vdisk_error *err);
+
+/* What the driver answered, with @inner: metadata that contradicts the format ends all changes. */
+int vd_format_settle(struct vd_format *format, int ret, const struct vdisk_error *inner,
+                     struct vdisk_error *err);
 
 /*
  * A point in time: once vd_format_point_is_past(), every request that was under way at the point

@@ -136,6 +136,9 @@ int vd_format_open(const struct vd_format_driver *driver, struct vd_storage *fil
     int ret = 0;
     if ((fmt->flags & VD_FORMAT_WRITE) && !driver->map_for_write)
         ret = vd_err_set(err, EROFS, "%s images can only be read", driver->name);
+    if (ret == 0 && options->snapshot && !driver->snapshots)
+        ret = vd_err_set(err, ENOTSUP, "images of format %s have no snapshots within them",
+                         driver->name);
     if (ret == 0)
         ret = driver->open(fmt, options, err);
     if (ret < 0) {
@@ -195,7 +198,7 @@ int vd_format_fail(struct vd_format *format, const struct vdisk_error *err)
     return -err->code;
 }
 
-static int check_change(struct vd_format *format, struct vdisk_error *err)
+int vd_format_check_change(struct vd_format *format, struct vdisk_error *err)
 {
     if (!vd_format_is_writable(format))
         return vd_err_set(err, EROFS, "%s: opened read-only", vd_storage_name(format->file));
@@ -208,9 +211,8 @@ static int check_change(struct vd_format *format, struct vdisk_error *err)
     return ret;
 }
 
-/* Metadata that contradicts the format ends all changes. */
-static int settle(struct vd_format *format, int ret, const struct vdisk_error *inner,
-                  struct vdisk_error *err)
+int vd_format_settle(struct vd_format *format, int ret, const struct vdisk_error *inner,
+                     struct vdisk_error *err)
 {
     if (ret == 0)
         return 0;
@@ -282,7 +284,7 @@ int vd_format_map(struct vd_format *format, struct vd_range guest, struct vd_map
     int ret = format->driver->map(format, guest, mapping, &inner);
     if (ret == 0)
         assert_answer(mapping, guest);
-    return settle(format, ret, &inner, err);
+    return vd_format_settle(format, ret, &inner, err);
 }
 
 int vd_format_map_for_write(struct vd_format *format, struct vd_range guest, bool allocate,
@@ -291,7 +293,7 @@ int vd_format_map_for_write(struct vd_format *format, struct vd_range guest, boo
     struct vdisk_error inner; /* not zeroed: a map costs less than that */
     vdisk_error_clear(&inner);
     assert_range(format, guest);
-    int ret = check_change(format, err);
+    int ret = vd_format_check_change(format, err);
     if (ret < 0)
         return ret;
     *mapping = (struct vd_mapping){0};
@@ -301,7 +303,7 @@ int vd_format_map_for_write(struct vd_format *format, struct vd_range guest, boo
         assert(mapping->kind == VD_MAP_DATA || !allocate);
         assert(!mapping->fresh || allocate);
     }
-    return settle(format, ret, &inner, err);
+    return vd_format_settle(format, ret, &inner, err);
 }
 
 int vd_format_map_encoded(struct vd_format *format, struct vd_range guest, enum vd_codec codec,
@@ -311,7 +313,7 @@ int vd_format_map_encoded(struct vd_format *format, struct vd_range guest, enum 
     struct vdisk_error inner;
     vdisk_error_clear(&inner);
     assert_range(format, guest);
-    int ret = check_change(format, err);
+    int ret = vd_format_check_change(format, err);
     if (ret < 0)
         return ret;
     if (!format->driver->map_encoded)
@@ -321,7 +323,7 @@ int vd_format_map_encoded(struct vd_format *format, struct vd_range guest, enum 
     ret = format->driver->map_encoded(format, guest, codec, encoded_bytes, mapping, &inner);
     assert(ret < 0 || (mapping->kind == VD_MAP_DATA && mapping->fresh &&
                        mapping->guest.length == guest.length));
-    return settle(format, ret, &inner, err);
+    return vd_format_settle(format, ret, &inner, err);
 }
 
 void vd_format_write_done(struct vd_format *format, const struct vd_mapping *mapping, bool ok)
@@ -336,14 +338,14 @@ int vd_format_map_zero(struct vd_format *format, struct vd_range guest, unsigned
     struct vdisk_error inner; /* not zeroed: a map costs less than that */
     vdisk_error_clear(&inner);
     assert_range(format, guest);
-    int ret = check_change(format, err);
+    int ret = vd_format_check_change(format, err);
     if (ret < 0)
         return ret;
     *mapping = (struct vd_mapping){0};
     ret = format->driver->map_zero(format, guest, flags, mapping, &inner);
     if (ret == 0)
         assert_answer(mapping, guest);
-    return settle(format, ret, &inner, err);
+    return vd_format_settle(format, ret, &inner, err);
 }
 
 int vd_format_flush(struct vd_format *format, struct vdisk_error *err)
@@ -351,7 +353,7 @@ int vd_format_flush(struct vd_format *format, struct vdisk_error *err)
     struct vdisk_error inner = {0};
     if (!vd_format_is_writable(format))
         return 0;
-    int ret = check_change(format, err);
+    int ret = vd_format_check_change(format, err);
     if (ret < 0)
         return ret;
     ret = format->driver->flush(format, &inner);
@@ -365,11 +367,11 @@ int vd_format_resize(struct vd_format *format, const struct vd_resize *resize,
                      struct vdisk_error *err)
 {
     struct vdisk_error inner = {0};
-    int ret = check_change(format, err);
+    int ret = vd_format_check_change(format, err);
     if (ret < 0)
         return ret;
     ret = format->driver->resize(format, resize, &inner);
-    return settle(format, ret, &inner, err);
+    return vd_format_settle(format, ret, &inner, err);
 }
 
 int vd_format_set_backing(struct vd_format *format, const struct vd_backing *backing,
@@ -379,11 +381,11 @@ int vd_format_set_backing(struct vd_format *format, const struct vd_backing *bac
     if (!format->driver->set_backing)
         return vd_err_set(err, ENOTSUP, "%s: images of format %s have no backing file",
                           vd_storage_name(format->file), format->driver->name);
-    int ret = check_change(format, err);
+    int ret = vd_format_check_change(format, err);
     if (ret < 0)
         return ret;
     ret = format->driver->set_backing(format, backing, &inner);
-    return settle(format, ret, &inner, err);
+    return vd_format_settle(format, ret, &inner, err);
 }
 
 int vd_format_empty(struct vd_format *format, struct vdisk_error *err)
@@ -392,11 +394,11 @@ int vd_format_empty(struct vd_format *format, struct vdisk_error *err)
     if (!format->driver->empty)
         return vd_err_set(err, ENOTSUP, "%s: images of format %s can not be emptied",
                           vd_storage_name(format->file), format->driver->name);
-    int ret = check_change(format, err);
+    int ret = vd_format_check_change(format, err);
     if (ret < 0)
         return ret;
     ret = format->driver->empty(format, &inner);
-    return settle(format, ret, &inner, err);
+    return vd_format_settle(format, ret, &inner, err);
 }
 
 int vd_format_amend(const struct vd_format_driver *driver, struct vd_storage *file,
@@ -415,7 +417,7 @@ int vd_format_check(struct vd_format *format, const struct vd_check *check, stru
         return vd_err_set(err, ENOTSUP, "%s: format %s has nothing to check",
                           vd_storage_name(format->file), format->driver->name);
     if (check->repair != VDISK_REPAIR_NONE) {
-        int ret = check_change(format, err);
+        int ret = vd_format_check_change(format, err);
         if (ret < 0)
             return ret;
     }

@@ -43,6 +43,8 @@ struct vd_format_options {
     uint64_t cache_bytes;                /* most memory for metadata; 0: the default of 64 MiB */
     struct vd_table_budget *budget;      /* NULL, or what is shared instead */
     const struct vd_format_files *files; /* used during open only; NULL: there are none to be had */
+    const struct vdisk_snapshot_key *snapshot; /* the disk as it was then; NULL: as it is.  Not with
+                                                  VD_FORMAT_WRITE or VD_FORMAT_CHECK */
 };
 
 enum vd_map_kind {

@@ -149,6 +149,8 @@ static int open_format(struct chain *chain, struct vdisk_image *image,
     struct vd_format_files files = {.open_data = open_data, .opaque = chain};
     struct vd_format_options options = {
         .cache_bytes = chain->options->open->cache_bytes, .budget = chain->budget, .files = &files};
+    if (chain->level == 0)
+        options.snapshot = chain->options->open->snapshot;
     if (is_writable_level(chain))
         options.flags |= VD_FORMAT_WRITE;
     if (flags & (VDISK_OPEN_CHECK | VDISK_OPEN_FACTS))

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "format/snapshots.h"
 #include "image/chain.h"
 #include "image/image_priv.h"
 #include "image/named.h"
@@ -28,7 +29,10 @@ static int check_options(const struct vdisk_open_options *options, struct vdisk_
         return vd_err_set(err, EINVAL, "open options: sharing with a writer is for reading only");
     if ((options->flags & VDISK_OPEN_FACTS) && (options->flags & VDISK_OPEN_WRITE))
         return vd_err_set(err, EINVAL, "open options: facts alone are not for writing");
-    return 0;
+    if (options->snapshot &&
+        (options->flags & (VDISK_OPEN_WRITE | VDISK_OPEN_CHECK | VDISK_OPEN_FACTS)))
+        return vd_err_set(err, EINVAL, "open options: a snapshot is for reading only");
+    return options->snapshot ? vd_snapshot_check_key(options->snapshot, err) : 0;
 }
 
 int vd_image_storage_options(const struct vdisk_open_options *options,

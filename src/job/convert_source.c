@@ -36,6 +36,7 @@ int vd_convert_source_open(struct vd_convert_source *source,
         .format = options->source_format,
         .network = options->network,
         .gate = options->gate,
+        .snapshot = options->source_snapshot,
     };
     *source = (struct vd_convert_source){0};
     source->parts = vd_alloc_array(options->source_entries, sizeof(*source->parts));

@@ -147,7 +147,7 @@ want 1 'an overlay of a format without' vdisk convert -B x -F raw a b
 err_is "vdisk: Backing file not supported for file format 'raw'"
 want 1 'a format of no backing file' vdisk convert -F raw a b
 err_is 'vdisk: -F has no meaning without a backing file (-b)'
-for option in -c '-l x' --bitmaps --skip-broken-bitmaps --target-image-opts \
+for option in -c --bitmaps --skip-broken-bitmaps --target-image-opts \
     --image-opts '--object x'; do
     # shellcheck disable=SC2086 # an option and its argument
     want 1 "$option is refused" vdisk convert $option a b

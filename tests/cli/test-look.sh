@@ -114,7 +114,7 @@ want 1 'size as an option and file' vdisk measure -o size=1M a
 err_has "^vdisk: -o size and a file: the size is that of 'a'$"
 want 1 'size twice' vdisk measure -o size=1M --size 1M
 want 1 'format of no file' vdisk measure -f raw --size 1M
-err_has '^vdisk: measure: -f and -U can only be used with a filename\.$'
+err_has '^vdisk: measure: -f, -l and -U can only be used with a filename\.$'
 want 1 'two files' vdisk measure a a
 want 1 'unknown target format' vdisk measure -O frob --size 1M
 want 1 'unknown option' vdisk measure -o frob=1 --size 1M

@@ -107,7 +107,7 @@ check 'all as it was' untouched
 want 1 'no file' vdisk snapshot --external=base -f raw case/nowhere
 err_is 'vdisk: case/nowhere: No such file or directory'
 want 1 'no name' vdisk snapshot -f raw case/disk
-err_has '^vdisk: snapshot: --external NAME is wanted'
+err_has '^vdisk: snapshot: one of -l, -a, -c, -d and --external is wanted'
 for name in '' . .. case/ case/..; do
     want 1 "the name '$name'" vdisk snapshot --external="$name" -f raw case/disk
     err_has 'is no name for a file$'
@@ -125,11 +125,31 @@ for option in size=2M backing_file=x backing_fmt=raw; do
         case/disk
     err_has "^vdisk: -o ${option%%=*}: the overlay is as large as FILE"
 done
-for option in -l '-a x' '-c x' '-d x'; do
+want 1 'a snapshot within a raw image' vdisk snapshot -f raw -c x case/disk
+err_has '^vdisk: case/disk: images of format raw have no snapshots within them'
+want 0 'the snapshots within a raw image' vdisk snapshot -f raw -l case/disk
+out_is ''
+want 0 'the same as JSON' vdisk snapshot -f raw -l --output=json case/disk
+out_json 'd == []'
+for option in '-a x' '-d x'; do
     # shellcheck disable=SC2086 # two words
-    want 1 "snapshots within an image: $option" vdisk snapshot $option case/disk
-    err_has "^vdisk: snapshot: ${option%% *}: none of the formats has snapshots within an image"
+    want 1 "a snapshot within a raw image: $option" vdisk snapshot -f raw $option case/disk
+    err_has "^vdisk: case/disk: there is no snapshot with the id or name 'x'$"
 done
+want 1 'a snapshot of raw is not converted' vdisk convert -f raw -l x case/disk case/base
+err_has '^vdisk: case/disk: images of format raw have no snapshots within them$'
+want 1 'nothing to do' vdisk snapshot case/disk
+err_has '^vdisk: snapshot: one of -l, -a, -c, -d and --external is wanted'
+want 1 'two things to do' vdisk snapshot -l -c x case/disk
+err_has "^vdisk: snapshot: Cannot mix '-l', '-a', '-c', '-d', '--external'"
+want 1 '-O is for overlays' vdisk snapshot -c x -O qed case/disk
+err_has '^vdisk: snapshot: -O, -o: are for the overlay that --external makes'
+want 1 '-U is for -l' vdisk snapshot -U -c x case/disk
+err_has '^vdisk: snapshot: -U: is for -l, which changes nothing'
+want 1 'what -l of convert takes' vdisk convert -l snapshot.foo=1 case/disk case/base
+err_has "^vdisk: convert: -l: Invalid parameter 'snapshot.foo'"
+want 1 'one source only' vdisk convert -l x case/disk case/disk case/base
+err_has '^vdisk: convert: No support for concatenating multiple snapshot'
 check 'all as it was' untouched
 echo other > case/base
 want 1 'the name is taken' vdisk snapshot --external=base -f raw -O add-cow -o image_file=data \
