@@ -502,7 +502,8 @@ enum vdisk_extent_flag {
     VDISK_EXTENT_DATA = 1 << 0,    /**< the content has to be read to be known */
     VDISK_EXTENT_ZERO = 1 << 1,    /**< reads as zero */
     VDISK_EXTENT_PRESENT = 1 << 2, /**< decided by the image itself, not by its lack of an entry */
-    VDISK_EXTENT_OFFSET = 1 << 3   /**< host_offset says where the bytes lie in host_name */
+    VDISK_EXTENT_OFFSET = 1 << 3,  /**< host_offset says where the bytes lie in host_name */
+    VDISK_EXTENT_COMPRESSED = 1 << 4 /**< data that is stored compressed */
 };
 
 /**

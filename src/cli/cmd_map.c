@@ -30,10 +30,10 @@ static const char *word(uint32_t flags, uint32_t flag)
 static void print_json(const struct vdisk_extent *extent, bool is_first)
 {
     printf("%s{ \"start\": %" PRIu64 ", \"length\": %" PRIu64 ", \"depth\": %" PRIu32
-           ", \"present\": %s, \"zero\": %s, \"data\": %s",
+           ", \"present\": %s, \"zero\": %s, \"data\": %s, \"compressed\": %s",
            is_first ? "" : ",\n", extent->offset, extent->length, extent->depth,
            word(extent->flags, VDISK_EXTENT_PRESENT), word(extent->flags, VDISK_EXTENT_ZERO),
-           word(extent->flags, VDISK_EXTENT_DATA));
+           word(extent->flags, VDISK_EXTENT_DATA), word(extent->flags, VDISK_EXTENT_COMPRESSED));
     if (extent->flags & VDISK_EXTENT_OFFSET)
         printf(", \"offset\": %" PRIu64, extent->host_offset);
     printf("}");

@@ -166,6 +166,7 @@ static int open_format(struct chain *chain, struct vdisk_image *image,
     if (ret < 0)
         return ret;
     image->cluster_bytes = info.cluster_bytes ? info.cluster_bytes : 1;
+    image->encoded.keeps_clusters = !(flags & VDISK_OPEN_SHARE) && !is_writable_level(chain);
     return 0;
 }
 
@@ -222,6 +223,7 @@ static int new_image(struct vd_storage *file, struct vdisk_image **image, struct
     vd_guard_init(&img->guard);
     vd_run_init(&img->known_backing);
     vd_ahead_init(&img->ahead);
+    vd_encoded_init(&img->encoded);
     vd_mutex_init(&img->info_lock);
     *image = img;
     return 0;

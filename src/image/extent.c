@@ -150,6 +150,10 @@ static int look(struct vdisk_image *image, struct vd_range guest, struct vd_imag
         extent->flags |= VDISK_EXTENT_ZERO;
         return 0;
     }
+    if (mapping.kind == VD_MAP_ENCODED) {
+        extent->flags |= VDISK_EXTENT_DATA | VDISK_EXTENT_COMPRESSED;
+        return 0;
+    }
     if (mapping.cipher) {
         /* Only by way of the cipher: a hole of the storage is nothing, and its bytes mean nothing.
          */

@@ -80,6 +80,21 @@ bool vd_image_run_is_same(const struct vd_image_run *a, const struct vd_image_ru
 int vd_image_read_padded(struct vdisk_image *image, void *buf, struct vd_range guest,
                          struct vdisk_error *err);
 
+/* A compressed cluster: @bytes decode to what is to be in @guest, a whole cluster or the last one.
+ */
+struct vd_image_encoded {
+    struct vd_range guest;
+    enum vd_codec codec;
+    const void *bytes;
+    uint32_t length; /* of @bytes */
+};
+
+/* Writes it as it is, as vdisk_image_pwrite() otherwise.  -ENOTSUP: this image has no such
+ * clusters.
+ */
+int vd_image_write_encoded(struct vdisk_image *image, const struct vd_image_encoded *cluster,
+                           struct vdisk_error *err);
+
 /* Takes the image behind @image out, for the caller to close; NULL if there is none.  From then on
  * @image does not know it any more. */
 struct vdisk_image *vd_image_take_backing(struct vdisk_image *image);

@@ -3,6 +3,7 @@
 #ifndef VD_IMAGE_IMAGE_PRIV_H
 #define VD_IMAGE_IMAGE_PRIV_H
 
+#include "image/encoded.h"
 #include "image/encrypted.h"
 #include "image/guard.h"
 #include "image/image.h"
@@ -35,6 +36,7 @@ struct vdisk_image {
     bool is_constant; /* with all images behind it: none is open for writing, by anybody */
     struct vd_run known_backing;
     struct vd_ahead ahead;
+    struct vd_encoded encoded;
 
     struct vd_mutex info_lock;
     char *backing_name; /* under info_lock: what info() was last asked to resolve, or NULL */

@@ -147,10 +147,19 @@ static int read_part(const struct request *request, const struct vd_mapping *map
     return ret;
 }
 
+/* Reads the start of @rest, which is @mapping, and perhaps more of it; *done gets the length. */
 static int read_mapping(const struct request *request, const struct vd_mapping *mapping,
-                        struct vdisk_error *err)
+                        struct vd_range rest, uint64_t *done, struct vdisk_error *err)
 {
     static const struct vd_mapping zero = {.kind = VD_MAP_ZERO};
+    if (mapping->kind == VD_MAP_ENCODED) {
+        struct vd_encoded_target target = {.iov = request->iov,
+                                           .iov_entries = request->iov_entries,
+                                           .offset = request->guest.offset};
+        struct vdisk_image *image = request->image;
+        return vd_encoded_read(&image->encoded, image->format, mapping, rest, &target, done, err);
+    }
+    *done = mapping->guest.length;
     struct vd_range guest = mapping->guest;
     struct vd_range shown = guest;
     int ret = 0;
@@ -168,11 +177,12 @@ static int read_all(const struct request *request, struct vdisk_error *err)
     struct vd_range rest = request->guest;
     while (rest.length && ret == 0) {
         struct vd_mapping mapping;
+        uint64_t done;
         ret = vd_format_map(request->image->format, rest, &mapping, err);
         if (ret == 0)
-            ret = read_mapping(request, &mapping, err);
+            ret = read_mapping(request, &mapping, rest, &done, err);
         if (ret == 0)
-            rest = vd_range(vd_range_end(mapping.guest), rest.length - mapping.guest.length);
+            rest = vd_range(rest.offset + done, rest.length - done);
     }
     return ret;
 }
@@ -502,6 +512,36 @@ int vdisk_image_pwrite(struct vdisk_image *image, const void *buf, size_t length
 {
     struct iovec iov = vd_iov_const(buf, length);
     return vdisk_image_pwritev(image, &iov, 1, offset, err);
+}
+
+/* I3 */
+static int write_encoded(struct vdisk_image *image, const struct vd_image_encoded *cluster,
+                         struct vdisk_error *err)
+{
+    struct vd_guard_range mine;
+    struct vd_mapping mapping;
+    vd_guard_hold(&image->guard, &mine, vd_range_expand(cluster->guest, image->cluster_bytes));
+    int ret = vd_format_map_encoded(image->format, cluster->guest, cluster->codec, cluster->length,
+                                    &mapping, err);
+    if (ret == 0) {
+        ret = vd_storage_pwrite(mapping.storage, cluster->bytes, cluster->length,
+                                mapping.host_offset, err);
+        vd_format_write_done(image->format, &mapping, ret == 0);
+    }
+    vd_guard_release(&image->guard, &mine);
+    return ret;
+}
+
+int vd_image_write_encoded(struct vdisk_image *image, const struct vd_image_encoded *cluster,
+                           struct vdisk_error *err)
+{
+    int ret = vd_image_check_request(image, cluster->guest.offset, cluster->guest.length, err);
+    if (ret < 0)
+        return ret;
+    unsigned ticket = vd_format_enter(image->format); /* I1 */
+    ret = write_encoded(image, cluster, err);
+    vd_format_leave(image->format, ticket);
+    return ret;
 }
 
 /* Zeroes or discards as the format's map_zero() leads.  The clusters are held. */

@@ -81,6 +81,7 @@ static int close_one(struct vdisk_image *image, struct vdisk_error *err)
     vd_guard_destroy(&image->guard);
     vd_run_destroy(&image->known_backing);
     vd_ahead_destroy(&image->ahead);
+    vd_encoded_destroy(&image->encoded);
     vd_mutex_destroy(&image->info_lock);
     free(image->backing_name);
     free(image->backing_path);

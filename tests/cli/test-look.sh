@@ -7,6 +7,11 @@
 # shellcheck source=lib.sh
 . "$(dirname "$0")/lib.sh"
 
+# What a map of an older qemu-img lacks: 8.2 and later tell of compressed clusters.
+as_newer() {
+    sed -E '/"compressed"/! s/("data": [a-z]+)(, "offset"|})/\1, "compressed": false\2/'
+}
+
 # same NAME ARGUMENT...: vdisk and qemu-img print the same
 same() {
     local name=$1 theirs=0
@@ -17,7 +22,7 @@ same() {
     fi
     qemu-img "$@" > theirs 2> theirs.err || theirs=$?
     want "$theirs" "$name" vdisk "$@"
-    out_is "$(cat theirs)"
+    out_is "$(as_newer < theirs)"
 }
 
 # same_json NAME ARGUMENT...: as JSON they are the same, but for keys that only vdisk has
@@ -73,7 +78,7 @@ want 0 'map of nothing as JSON' vdisk map -f raw --output=json empty
 out_is '[]'
 want 0 'map as JSON' vdisk map --output=json a
 out_json 'sum(e["length"] for e in d) == 3 << 20'
-out_json 'all(list(e)[:6] == ["start", "length", "depth", "present", "zero", "data"] for e in d)'
+out_json 'all(list(e)[:7] == ["start", "length", "depth", "present", "zero", "data", "compressed"] for e in d)'
 out_json 'all(a["start"] + a["length"] == b["start"] for a, b in zip(d, d[1:]))'
 check 'one entry a line' python3 - "$work/out" << 'SCRIPT'
 import json, sys

@@ -22,6 +22,8 @@ struct cow {
     size_t clusters;
     enum vd_map_kind *kinds; /* under lock */
     uint64_t *hosts;         /* under lock */
+    uint32_t *encoded;       /* under lock: bytes of an ENCODED cluster; of which kind, */
+    enum vd_codec *codecs;   /* under lock */
     uint64_t host_end;       /* under lock */
     atomic_ulong maps;       /* calls of map() */
 };
@@ -40,6 +42,7 @@ static void cow_run_locked(struct vd_format *format, struct vd_range guest,
     uint64_t end = (uint64_t)(first + 1) * cow->cluster_bytes;
     for (size_t i = first + 1;
          end < vd_range_end(guest) && cow->kinds[i] == cow->kinds[first] &&
+         cow->kinds[i] != VD_MAP_ENCODED &&
          (cow->kinds[i] != VD_MAP_DATA || cow->hosts[i] == cow->hosts[i - 1] + cow->cluster_bytes);
          i++)
         end += cow->cluster_bytes;
@@ -49,6 +52,12 @@ static void cow_run_locked(struct vd_format *format, struct vd_range guest,
     if (mapping->kind == VD_MAP_DATA) {
         mapping->storage = cow->data;
         mapping->host_offset = cow->hosts[first] + guest.offset % cow->cluster_bytes;
+    } else if (mapping->kind == VD_MAP_ENCODED) {
+        mapping->storage = cow->data;
+        mapping->host_offset = cow->hosts[first];
+        mapping->encoded_bytes = cow->encoded[first];
+        mapping->codec = cow->codecs[first];
+        mapping->clusters = vd_range(first * (uint64_t)cow->cluster_bytes, cow->cluster_bytes);
     }
 }
 
@@ -74,20 +83,46 @@ static int cow_map_for_write(struct vd_format *format, struct vd_range guest, bo
     if (mapping->kind != VD_MAP_DATA && allocate) {
         uint64_t start = vd_range_expand(mapping->guest, cow->cluster_bytes).offset;
         uint64_t end = vd_range_end(vd_range_expand(mapping->guest, cow->cluster_bytes));
-        mapping->fill = mapping->kind == VD_MAP_ZERO ? VD_FILL_ZERO : VD_FILL_BACKING;
+        mapping->fill = mapping->kind == VD_MAP_ZERO      ? VD_FILL_ZERO
+                        : mapping->kind == VD_MAP_ENCODED ? VD_FILL_OLD
+                                                          : VD_FILL_BACKING;
         mapping->kind = VD_MAP_DATA;
+        mapping->encoded_bytes = 0;
         mapping->fresh = true;
         mapping->storage = cow->data;
         mapping->clusters = vd_range(start, vd_min(end, format->size) - start);
         mapping->token = cow->host_end;
         mapping->host_offset = cow->host_end + (guest.offset - start);
         cow->host_end += end - start;
-    } else if (mapping->kind == VD_MAP_BACKING) {
+    } else if (mapping->kind != VD_MAP_DATA) {
         mapping->kind = VD_MAP_ZERO;
     }
     vd_mutex_unlock(&cow->lock);
     if (mapping->fresh)
         sched_yield(); /* whoever must not come in between gets the chance */
+    return 0;
+}
+
+/* Packed one behind the other, at any byte. */
+static int cow_map_encoded(struct vd_format *format, struct vd_range guest, enum vd_codec codec,
+                           uint32_t encoded_bytes, struct vd_mapping *mapping,
+                           struct vdisk_error *err)
+{
+    struct cow *cow = format->state;
+    (void)err;
+    assert_int_equal(guest.offset % cow->cluster_bytes, 0);
+    vd_mutex_lock(&cow->lock);
+    *mapping = (struct vd_mapping){.kind = VD_MAP_DATA,
+                                   .guest = guest,
+                                   .clusters = guest,
+                                   .fresh = true,
+                                   .storage = cow->data,
+                                   .host_offset = cow->host_end,
+                                   .token = cow->host_end,
+                                   .codec = codec,
+                                   .encoded_bytes = encoded_bytes};
+    cow->host_end += encoded_bytes;
+    vd_mutex_unlock(&cow->lock);
     return 0;
 }
 
@@ -99,7 +134,9 @@ static void cow_write_done(struct vd_format *format, const struct vd_mapping *ma
     vd_mutex_lock(&cow->lock);
     for (size_t i = first; ok && i < end; i++) {
         assert_int_not_equal(cow->kinds[i], VD_MAP_DATA); /* nobody else may have been faster */
-        cow->kinds[i] = VD_MAP_DATA;
+        cow->kinds[i] = mapping->encoded_bytes ? VD_MAP_ENCODED : VD_MAP_DATA;
+        cow->encoded[i] = mapping->encoded_bytes;
+        cow->codecs[i] = mapping->codec;
         cow->hosts[i] = mapping->token + (uint64_t)(i - first) * cow->cluster_bytes;
     }
     vd_mutex_unlock(&cow->lock);
@@ -118,9 +155,12 @@ static int cow_map_zero(struct vd_format *format, struct vd_range guest, unsigne
     cow_run_locked(format, vd_range(guest.offset, vd_min(guest.length, end - guest.offset)),
                    mapping);
     bool is_whole = guest.offset == start && vd_range_end(guest) >= end;
-    if (is_whole && (mapping->kind == VD_MAP_BACKING || (flags & VD_MAP_ZERO_DISCARD))) {
+    if (is_whole && (mapping->kind == VD_MAP_BACKING || mapping->kind == VD_MAP_ENCODED ||
+                     (flags & VD_MAP_ZERO_DISCARD))) {
         cow->kinds[index] = VD_MAP_ZERO;
         mapping->kind = VD_MAP_ZERO;
+    } else if (mapping->kind == VD_MAP_ENCODED) {
+        mapping->kind = VD_MAP_BACKING;
     }
     vd_mutex_unlock(&cow->lock);
     return 0;
@@ -137,6 +177,8 @@ static void cow_set_clusters(struct cow *cow, uint64_t size)
     size_t clusters = (size_t)vd_div_up(size, cow->cluster_bytes);
     cow->kinds = vt_must(realloc(cow->kinds, (clusters + 1) * sizeof(*cow->kinds)));
     cow->hosts = vt_must(realloc(cow->hosts, (clusters + 1) * sizeof(*cow->hosts)));
+    cow->encoded = vt_must(realloc(cow->encoded, (clusters + 1) * sizeof(*cow->encoded)));
+    cow->codecs = vt_must(realloc(cow->codecs, (clusters + 1) * sizeof(*cow->codecs)));
     for (size_t i = cow->clusters; i < clusters; i++)
         cow->kinds[i] = VD_MAP_BACKING;
     cow->clusters = clusters;
@@ -187,6 +229,8 @@ static int cow_close(struct vd_format *format, struct vdisk_error *err)
     vd_mutex_destroy(&cow->lock);
     free(cow->kinds);
     free(cow->hosts);
+    free(cow->encoded);
+    free(cow->codecs);
     free(cow);
     return 0;
 }
@@ -199,6 +243,7 @@ static const struct vd_format_driver cow_driver = {
     .info = cow_info,
     .map = cow_map,
     .map_for_write = cow_map_for_write,
+    .map_encoded = cow_map_encoded,
     .write_done = cow_write_done,
     .map_zero = cow_map_zero,
     .flush = cow_flush,
