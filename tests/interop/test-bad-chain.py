@@ -7,24 +7,19 @@
 Each command has to end soon, in little memory, with a status that is no success and one clear line
 that names the file, and no file may be changed or made.
 """
-import hashlib
 import json
 import os
 import re
 import shutil
 import socket
-import stat
-import subprocess
 import sys
 import tempfile
-import time
 
 sys.dont_write_bytecode = True
 # pylint: disable=wrong-import-position
 from bad_images import CLUSTER, add_cow, add_cow_later, qed, write_file
+from hostile import MEMORY_MAX, Tap, clear, everything, run
 
-SECONDS_MAX = 10
-MEMORY_MAX = 384 << 20  # sanitizers need some
 CHAIN_DEPTH = 300
 VDISK = ""
 
@@ -70,55 +65,6 @@ class Bad:
         self.format = image_format
 
 
-class Tap:
-    """Numbers the tests."""
-
-    def __init__(self):
-        self.count = 0
-        self.failures = 0
-
-    def report(self, name, faults):
-        self.count += 1
-        self.failures += bool(faults)
-        print(f"{'not ' if faults else ''}ok {self.count} - {name}")
-        for fault in faults:
-            print(f"# {fault}")
-        sys.stdout.flush()
-
-
-def everything():
-    """What lies in the directory, and what it holds."""
-    found = {}
-    for name in sorted(os.listdir(".")):
-        status = os.lstat(name)
-        found[name] = stat.S_IFMT(status.st_mode)
-        if stat.S_ISREG(status.st_mode):
-            with open(name, "rb") as file:
-                found[name] = hashlib.sha256(file.read()).hexdigest()
-    return found
-
-
-def run(command):
-    """(status, output, errors, peak memory); status None: it had to be killed."""
-    with open("../out", "w+b") as out, open("../err", "w+b") as err:
-        with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=err) as child:
-            deadline = time.monotonic() + SECONDS_MAX
-            while True:
-                pid, status, usage = os.wait4(child.pid, os.WNOHANG)
-                if pid or time.monotonic() > deadline:
-                    break
-                time.sleep(0.002)
-            if not pid:
-                child.kill()
-                child.wait()
-                return None, "", "", 0
-            child.returncode = os.waitstatus_to_exitcode(status)
-        for file in (out, err):
-            file.seek(0)
-        return (child.returncode, out.read().decode(errors="replace"),
-                err.read().decode(errors="replace"), usage.ru_maxrss << 10)
-
-
 def words_for(bad, words):
     """The command line: the format is always named, so that no guess stands in its way."""
     verb = words[0]
@@ -153,14 +99,6 @@ def command_faults(bad, words, before):
         yield f"{told}: changed {[n for n in {*before, *after} if before.get(n) != after.get(n)]}"
         clear()
         bad.build()
-
-
-def clear():
-    for name in os.listdir("."):
-        if os.path.isdir(name) and not os.path.islink(name):
-            shutil.rmtree(name)
-        else:
-            os.unlink(name)
 
 
 def test_bad(tap, bad):
