@@ -192,6 +192,31 @@ struct vdisk_snapshot_key {
 };
 
 /**
+ * struct vdisk_passphrase - what somebody knows
+ * @bytes:  any bytes; NULL if there are none
+ * @length: how many
+ */
+struct vdisk_passphrase {
+    const void *bytes;
+    size_t length;
+};
+
+/**
+ * struct vdisk_passphrases - what encrypted images may be opened with
+ * @struct_bytes: sizeof(struct vdisk_passphrases)
+ * @entries:      count of @list
+ * @list:         tried one after the other on each encrypted image
+ *
+ * They are used while the image is being opened, and not kept.  No passphrase appears in any
+ * message or information that the library gives out.
+ */
+struct vdisk_passphrases {
+    size_t struct_bytes;
+    size_t entries;
+    const struct vdisk_passphrase *list;
+};
+
+/**
  * struct vdisk_open_options - how an image is opened; zero means the default
  * @struct_bytes: sizeof(struct vdisk_open_options)
  * @flags:        of enum vdisk_open_flag
@@ -201,6 +226,8 @@ struct vdisk_snapshot_key {
  * @cache_bytes:  most memory for metadata of this image and those behind it, in bytes; default
  *                64 MiB
  * @network:      for images on servers, or NULL
+ * @passphrases:  for encrypted images, or NULL: without the right one facts and metadata can be
+ *                had, but no data
  * @gate:         which files the image may name, or NULL for none
  * @snapshot:     the disk as this snapshot within the image has it, or NULL for the disk of today;
  *                for reading only
@@ -212,6 +239,7 @@ struct vdisk_open_options {
     const char *format;
     uint64_t cache_bytes;
     const struct vdisk_network_options *network;
+    const struct vdisk_passphrases *passphrases;
     const struct vdisk_gate *gate;
     const struct vdisk_snapshot_key *snapshot;
 };
@@ -241,6 +269,7 @@ VDISK_PUBLIC const char *vdisk_format_name(size_t index);
  * Return: 0; -ENOENT, -EACCES, ... from the system; -EAGAIN: locked by another process; -EPERM: a
  * file that the image names is not permitted by the gate; -ELOOP: backing images that name each
  * other, or one file twice, or more of them than the gate permits;
+ * -EKEYREJECTED: encrypted, and none of the passphrases is right;
  * -EINVAL: options, or unknown format; -EBADMSG: the image contradicts its format's
  * specification; -EROFS: a writable open of something that can only be read; -EIO, -ETIMEDOUT,
  * -ECONNREFUSED, ...: the server.
@@ -281,6 +310,36 @@ VDISK_PUBLIC VDISK_MUST_CHECK int vdisk_image_amend(const char *name, const char
                                                     const struct vdisk_amend_options *options,
                                                     struct vdisk_error *err);
 
+/**
+ * struct vdisk_encrypt_options - how a new image is encrypted; zero means the default
+ * @struct_bytes:   sizeof(struct vdisk_encrypt_options)
+ * @iter_time_ms:   how long trying a passphrase takes on this machine, which is what makes guessing
+ *                  dear; default 2000, at most 60000
+ * @reserved:       zero
+ * @format:         "luks", LUKS version 1.  (The older "aes" is for reading and writing what there
+ *                  is: a new image of that kind would be badly protected.)
+ * @passphrase:     the first one; more can be added: vdisk_image_amend()
+ * @cipher_alg:     aes-128, aes-192, aes-256 (the default), serpent-128, -192, -256, twofish-128,
+ *                  -256, cast5-128
+ * @cipher_mode:    xts (the default), cbc, ctr or ecb; the latter two tell much about the data
+ * @ivgen_alg:      plain, plain64 (the default) or essiv
+ * @ivgen_hash_alg: for essiv; default sha256
+ * @hash_alg:       of the key derivation: md5, sha1, sha224, sha256 (the default), sha384, sha512,
+ *                  ripemd160
+ */
+struct vdisk_encrypt_options {
+    size_t struct_bytes;
+    uint32_t iter_time_ms;
+    uint32_t reserved;
+    const char *format;
+    struct vdisk_passphrase passphrase;
+    const char *cipher_alg;
+    const char *cipher_mode;
+    const char *ivgen_alg;
+    const char *ivgen_hash_alg;
+    const char *hash_alg;
+};
+
 /** Space to set aside when an image is created or grown. */
 enum vdisk_preallocation {
     VDISK_PREALLOCATION_OFF = 0, /**< sparse */
@@ -308,6 +367,8 @@ enum vdisk_preallocation {
  * @cluster_bytes: QED: power of two, 4 KiB to 64 MiB; default 64 KiB
  * @table_clusters: QED: clusters of a table, 1, 2, 4, 8 or 16; default 4
  * @network:       for a @backing on a server, or NULL
+ * @passphrases:   for encrypted images behind, or NULL
+ * @encrypt:       qcow2: how the new image is encrypted, or NULL: it is not
  * @gate:          which files the images behind may name, or NULL for those in the directory of
  *                 the @backing
  */
@@ -322,6 +383,8 @@ struct vdisk_create_options {
     uint32_t cluster_bytes;
     uint32_t table_clusters;
     const struct vdisk_network_options *network;
+    const struct vdisk_passphrases *passphrases;
+    const struct vdisk_encrypt_options *encrypt;
     const struct vdisk_gate *gate;
 };
 
@@ -539,12 +602,56 @@ VDISK_PUBLIC VDISK_MUST_CHECK int vdisk_image_extent(struct vdisk_image *image, 
 
 /** Flags of struct vdisk_image_info. */
 enum vdisk_info_flag {
-    VDISK_INFO_DIRTY = 1 << 0,       /**< a writer has it open, or died */
-    VDISK_INFO_ACTUAL_SIZE = 1 << 1, /**< actual_bytes is known */
-    VDISK_INFO_LINEAGE = 1 << 2,     /**< generation and uuid are there (GOW) */
-    VDISK_INFO_REPLICA = 1 << 3,     /**< made by a sync and not changed since (GOW v3) */
-    VDISK_INFO_INCOMPLETE = 1 << 4,  /**< a sync into it has not finished (GOW v3) */
-    VDISK_INFO_NO_DATA_FILE = 1 << 5 /**< virtual_bytes is unknown, for lack of the data file */
+    VDISK_INFO_DIRTY = 1 << 0,        /**< a writer has it open, or died */
+    VDISK_INFO_ACTUAL_SIZE = 1 << 1,  /**< actual_bytes is known */
+    VDISK_INFO_LINEAGE = 1 << 2,      /**< generation and uuid are there (GOW) */
+    VDISK_INFO_REPLICA = 1 << 3,      /**< made by a sync and not changed since (GOW v3) */
+    VDISK_INFO_INCOMPLETE = 1 << 4,   /**< a sync into it has not finished (GOW v3) */
+    VDISK_INFO_NO_DATA_FILE = 1 << 5, /**< virtual_bytes is unknown, for lack of the data file */
+    VDISK_INFO_LOCKED = 1 << 6        /**< encrypted, and opened without a passphrase */
+};
+
+/** Key slots of LUKS version 1. */
+#define VDISK_KEY_SLOTS 8u
+
+/**
+ * struct vdisk_key_slot - the place of one passphrase
+ * @is_active:  there is one
+ * @iterations: of its key derivation
+ * @stripes:    into which the key is split
+ * @reserved:   zero
+ * @key_offset: of the encrypted key, in bytes from the start of the LUKS header
+ */
+struct vdisk_key_slot {
+    bool is_active;
+    uint32_t iterations;
+    uint32_t stripes;
+    uint32_t reserved;
+    uint64_t key_offset;
+};
+
+/**
+ * struct vdisk_encrypt_info - how an image is encrypted
+ * @format:         "luks" or "aes": for the latter, nothing else is there
+ * @cipher_alg, @cipher_mode, @ivgen_alg, @hash_alg: as in struct vdisk_encrypt_options
+ * @ivgen_hash_alg: of essiv, else NULL
+ * @uuid:           of the LUKS header
+ * @payload_offset: what that says of where the data is, which means nothing here
+ * @iterations:     of the digest of the data's key
+ * @slots:          the passphrases
+ */
+struct vdisk_encrypt_info {
+    const char *format;
+    const char *cipher_alg;
+    const char *cipher_mode;
+    const char *ivgen_alg;
+    const char *ivgen_hash_alg;
+    const char *hash_alg;
+    const char *uuid;
+    uint64_t payload_offset;
+    uint32_t iterations;
+    uint32_t reserved;
+    struct vdisk_key_slot slots[VDISK_KEY_SLOTS];
 };
 
 /**
@@ -564,6 +671,7 @@ enum vdisk_info_flag {
  * @actual_bytes:  space taken where the image is stored
  * @generation:    GOW: count of write sessions that changed something
  * @uuid:          GOW: the lineage
+ * @encrypt:       how it is encrypted, good until the image is closed; NULL: it is not
  */
 struct vdisk_image_info {
     size_t struct_bytes;
@@ -580,6 +688,7 @@ struct vdisk_image_info {
     uint64_t actual_bytes;
     uint64_t generation;
     uint8_t uuid[16];
+    const struct vdisk_encrypt_info *encrypt;
 };
 
 /**
@@ -725,6 +834,7 @@ enum vdisk_convert_flag {
  *                  2 MiB; default 4096.  Formats with clusters look at whole clusters.
  * @rate_bytes:     most bytes of data a second; default: no limit
  * @network:        for sources on servers, or NULL
+ * @passphrases:    for encrypted images, or NULL
  * @gate:           which files the images may name, or NULL for none
  * @progress:       called now and then, or NULL; the phase is "copy"
  * @report:         told of each range that was salvaged, in words, or NULL; one call at a time
@@ -749,6 +859,7 @@ struct vdisk_convert_options {
     uint64_t sparse_bytes;
     uint64_t rate_bytes;
     const struct vdisk_network_options *network;
+    const struct vdisk_passphrases *passphrases;
     const struct vdisk_gate *gate;
     vdisk_progress_fn progress;
     vdisk_report_fn report;
@@ -820,6 +931,7 @@ enum vdisk_commit_flag {
  *                the chain names it; NULL: the backing file
  * @rate_bytes:   most bytes of data a second; default: no limit
  * @network:      for images on servers, or NULL
+ * @passphrases:  for encrypted images, or NULL
  * @gate:         which files the images may name, or NULL for none
  * @progress:     called now and then, or NULL; the phase is "commit"
  * @opaque:       for @progress
@@ -835,6 +947,7 @@ struct vdisk_commit_options {
     const char *base;
     uint64_t rate_bytes;
     const struct vdisk_network_options *network;
+    const struct vdisk_passphrases *passphrases;
     const struct vdisk_gate *gate;
     vdisk_progress_fn progress;
     void *opaque;
@@ -909,6 +1022,7 @@ enum vdisk_rebase_flag {
  * @backing_format: its format; NULL to look, but then it is not raw
  * @rate_bytes:     most bytes of data to compare in a second; default: no limit
  * @network:        for images on servers, or NULL
+ * @passphrases:    for encrypted images, or NULL
  * @gate:           which files the images may name, or NULL for none; it is not asked about
  *                  @backing, and permits what is in the same directory
  * @progress:       called now and then, or NULL; the phase is "rebase"
@@ -927,6 +1041,7 @@ struct vdisk_rebase_options {
     const char *backing_format;
     uint64_t rate_bytes;
     const struct vdisk_network_options *network;
+    const struct vdisk_passphrases *passphrases;
     const struct vdisk_gate *gate;
     vdisk_progress_fn progress;
     void *opaque;
@@ -980,6 +1095,7 @@ VDISK_PUBLIC VDISK_MUST_CHECK int vdisk_rebase(const struct vdisk_rebase_options
  * @format:       its format, or NULL to look
  * @rate_bytes:   most bytes of data a second; default: no limit
  * @network:      for images on servers, or NULL
+ * @passphrases:  for encrypted images, or NULL
  * @gate:         which files the images may name, or NULL for none
  * @progress:     called now and then, or NULL; the phase is "flatten"
  * @opaque:       for @progress
@@ -994,6 +1110,7 @@ struct vdisk_flatten_options {
     const char *format;
     uint64_t rate_bytes;
     const struct vdisk_network_options *network;
+    const struct vdisk_passphrases *passphrases;
     const struct vdisk_gate *gate;
     vdisk_progress_fn progress;
     void *opaque;
@@ -1055,6 +1172,7 @@ VDISK_PUBLIC VDISK_MUST_CHECK int vdisk_flatten(const struct vdisk_flatten_optio
  * @create:       the overlay's data file, cluster and table size, or NULL; no size, backing file or
  *                flags
  * @network:      for images behind on servers, or NULL
+ * @passphrases:  for encrypted images, or NULL
  * @gate:         which files the images may name, or NULL for none; not asked about @snapshot
  */
 struct vdisk_snapshot_options {
@@ -1066,6 +1184,7 @@ struct vdisk_snapshot_options {
     const char *target_format;
     const struct vdisk_create_options *create;
     const struct vdisk_network_options *network;
+    const struct vdisk_passphrases *passphrases;
     const struct vdisk_gate *gate;
 };
 
@@ -1439,6 +1558,7 @@ typedef int (*vdisk_difference_fn)(void *opaque, uint64_t offset, uint64_t lengt
  * @open_flags:   VDISK_OPEN_SHARE, _DIRECT, _SEQUENTIAL
  * @workers:      pieces under way at once; default: twice the processors, at most 8; 64 at most
  * @network:      for images on servers, or NULL
+ * @passphrases:  for encrypted images, or NULL
  * @gate:         which files the images may name, or NULL for none
  * @progress:     called now and then, or NULL; the phase is "compare"
  * @difference:   told of every difference, or NULL to end at the first; not with STRICT
@@ -1454,6 +1574,7 @@ struct vdisk_compare_options {
     uint32_t open_flags;
     uint32_t reserved;
     const struct vdisk_network_options *network;
+    const struct vdisk_passphrases *passphrases;
     const struct vdisk_gate *gate;
     vdisk_progress_fn progress;
     vdisk_difference_fn difference;

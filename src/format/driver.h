@@ -18,6 +18,7 @@ struct vd_format_driver {
     uint32_t cluster_bytes;      /* of a new image; 0: none */
     uint32_t variant;            /* the driver's own: for tables that share functions */
     bool has_backing;            /* images may be overlays */
+    bool encrypts;               /* images may be encrypted */
     enum vd_data_file data_file; /* guest data lies in a file of its own, which the image names */
 
     /* Is this the start of such an image?  @head_bytes at most 4096.  NULL: never by looking. */
@@ -73,6 +74,8 @@ struct vd_format {
     void *state;    /* the driver's own */
     uint64_t size;  /* bytes of the disk; changes only in open and resize */
     uint32_t flags; /* of enum vd_format_open_flag */
+    bool is_locked; /* set by open: guest data is encrypted, and there is no key: mappings of DATA
+                       are refused, and what asks for them for writing is not called */
 
     /* Sticky failure: every later change answers with it. */
     atomic_bool has_failed;

@@ -88,6 +88,11 @@ enum vd_data_file vd_format_driver_data_file(const struct vd_format_driver *driv
     return driver->data_file;
 }
 
+bool vd_format_driver_encrypts(const struct vd_format_driver *driver)
+{
+    return driver->encrypts;
+}
+
 bool vd_format_driver_has_backing(const struct vd_format_driver *driver)
 {
     return driver->has_backing;
@@ -211,6 +216,20 @@ int vd_format_check_change(struct vd_format *format, struct vdisk_error *err)
     return ret;
 }
 
+/* Data that is not there without a key. */
+static int refuse_locked(const struct vd_format *format, struct vdisk_error *err)
+{
+    return vd_err_set(err, ENOKEY,
+                      "%s: is encrypted: its data can not be read or written without a passphrase",
+                      vd_storage_name(format->file));
+}
+
+static int check_data_change(struct vd_format *format, struct vdisk_error *err)
+{
+    int ret = vd_format_check_change(format, err);
+    return ret == 0 && format->is_locked ? refuse_locked(format, err) : ret;
+}
+
 int vd_format_settle(struct vd_format *format, int ret, const struct vdisk_error *inner,
                      struct vdisk_error *err)
 {
@@ -284,6 +303,8 @@ int vd_format_map(struct vd_format *format, struct vd_range guest, struct vd_map
     int ret = format->driver->map(format, guest, mapping, &inner);
     if (ret == 0)
         assert_answer(mapping, guest);
+    if (ret == 0 && format->is_locked && mapping->kind == VD_MAP_DATA)
+        return refuse_locked(format, err);
     return vd_format_settle(format, ret, &inner, err);
 }
 
@@ -293,7 +314,7 @@ int vd_format_map_for_write(struct vd_format *format, struct vd_range guest, boo
     struct vdisk_error inner; /* not zeroed: a map costs less than that */
     vdisk_error_clear(&inner);
     assert_range(format, guest);
-    int ret = vd_format_check_change(format, err);
+    int ret = check_data_change(format, err);
     if (ret < 0)
         return ret;
     *mapping = (struct vd_mapping){0};
@@ -313,7 +334,7 @@ int vd_format_map_encoded(struct vd_format *format, struct vd_range guest, enum 
     struct vdisk_error inner;
     vdisk_error_clear(&inner);
     assert_range(format, guest);
-    int ret = vd_format_check_change(format, err);
+    int ret = check_data_change(format, err);
     if (ret < 0)
         return ret;
     if (!format->driver->map_encoded)
@@ -338,7 +359,7 @@ int vd_format_map_zero(struct vd_format *format, struct vd_range guest, unsigned
     struct vdisk_error inner; /* not zeroed: a map costs less than that */
     vdisk_error_clear(&inner);
     assert_range(format, guest);
-    int ret = vd_format_check_change(format, err);
+    int ret = check_data_change(format, err);
     if (ret < 0)
         return ret;
     *mapping = (struct vd_mapping){0};

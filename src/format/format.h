@@ -45,6 +45,7 @@ struct vd_format_options {
     const struct vd_format_files *files; /* used during open only; NULL: there are none to be had */
     const struct vdisk_snapshot_key *snapshot; /* the disk as it was then; NULL: as it is.  Not with
                                                   VD_FORMAT_WRITE or VD_FORMAT_CHECK */
+    const struct vdisk_passphrases *passphrases; /* for encrypted images; used during open only */
 };
 
 enum vd_map_kind {
@@ -106,6 +107,7 @@ struct vd_format_info {
     const char *backing_name;
     const char *backing_format; /* NULL: not recorded */
     const char *data_name;
+    const struct vdisk_encrypt_info *encrypt; /* NULL: it is not encrypted.  Good until close */
 };
 
 /* The file that an image is an overlay on. */
@@ -136,6 +138,9 @@ enum vd_data_file {
     VD_DATA_FILE_ALWAYS
 };
 enum vd_data_file vd_format_driver_data_file(const struct vd_format_driver *driver);
+
+/* Can its images be encrypted? */
+bool vd_format_driver_encrypts(const struct vd_format_driver *driver);
 
 /* Can its images have a backing file? */
 bool vd_format_driver_has_backing(const struct vd_format_driver *driver);

@@ -147,8 +147,13 @@ static int open_format(struct chain *chain, struct vdisk_image *image,
 {
     uint32_t flags = chain->options->open->flags;
     struct vd_format_files files = {.open_data = open_data, .opaque = chain};
+    const struct vdisk_passphrases *top = chain->options->top_passphrases;
     struct vd_format_options options = {
-        .cache_bytes = chain->options->open->cache_bytes, .budget = chain->budget, .files = &files};
+        .cache_bytes = chain->options->open->cache_bytes,
+        .budget = chain->budget,
+        .files = &files,
+        .passphrases = chain->level == 0 && top ? top : chain->options->open->passphrases,
+    };
     if (chain->level == 0)
         options.snapshot = chain->options->open->snapshot;
     if (is_writable_level(chain))

@@ -31,6 +31,8 @@ struct vd_chain_options {
                           and images behind may name files in the directory of the backing file */
     const struct vd_backing *backing; /* of the top image, in place of the one it names; the caller
                           gave the name, as above.  NULL: as the image says */
+    const struct vdisk_passphrases *top_passphrases; /* of the top image alone; NULL: as of those
+                          behind it */
     unsigned write_level; /* the image at this depth is opened for writing too; 0: none */
 };
 

@@ -21,6 +21,12 @@ static int check_struct(const struct vdisk_create_options *options, struct vdisk
         return vd_err_set(err, EINVAL,
                           "create options: struct_bytes is %zu: this library wants %zu",
                           options->struct_bytes, sizeof(*options));
+    const struct vdisk_encrypt_options *encrypt = options->encrypt;
+    if (encrypt && (encrypt->struct_bytes != sizeof(*encrypt) || encrypt->reserved))
+        return vd_err_set(err, EINVAL,
+                          "encrypt options: struct_bytes is %zu and reserved %" PRIu32
+                          ": this library wants %zu and 0",
+                          encrypt->struct_bytes, encrypt->reserved, sizeof(*encrypt));
     if (options->flags & ~(uint32_t)CREATE_FLAGS_ALL)
         return vd_err_set(err, EINVAL, "create options: unknown flags 0x%" PRIx32,
                           options->flags & ~(uint32_t)CREATE_FLAGS_ALL);
@@ -47,6 +53,8 @@ static int check_names(const struct vd_format_driver *driver,
                           "format %s keeps the data in a raw file: name it (-o "
                           "image_file=...)",
                           format);
+    if (options->encrypt && !vd_format_driver_encrypts(driver))
+        return vd_err_set(err, EINVAL, "format %s has no encryption", format);
     return options->backing && !vd_format_find(options->backing_format, err) ? -EINVAL : 0;
 }
 
@@ -73,6 +81,7 @@ int vd_image_open_backing(const char *name, const struct vdisk_create_options *o
                                       .flags = flags,
                                       .format = options->backing_format,
                                       .network = options->network,
+                                      .passphrases = options->passphrases,
                                       .gate = options->gate ? options->gate : &beside};
     struct vd_named named;
     int ret = vd_named_resolve(&named, name, options->backing, err);

@@ -22,6 +22,9 @@ static int check_options(const struct vdisk_open_options *options, struct vdisk_
                           "open options: struct_bytes is %zu and reserved %" PRIu32
                           ": this library wants %zu and 0",
                           options->struct_bytes, options->reserved, sizeof(*options));
+    if (options->passphrases && options->passphrases->struct_bytes != sizeof(*options->passphrases))
+        return vd_err_set(err, EINVAL, "passphrases: struct_bytes is %zu: this library wants %zu",
+                          options->passphrases->struct_bytes, sizeof(*options->passphrases));
     if (options->flags & ~(uint32_t)OPEN_FLAGS_ALL)
         return vd_err_set(err, EINVAL, "open options: unknown flags 0x%" PRIx32,
                           options->flags & ~(uint32_t)OPEN_FLAGS_ALL);
@@ -193,6 +196,7 @@ int vdisk_image_info(struct vdisk_image *image, struct vdisk_image_info *info,
         .data_name = format_info.data_name,
         .virtual_bytes = vdisk_image_size(image),
         .generation = format_info.generation,
+        .encrypt = format_info.encrypt,
     };
     memcpy(info->uuid, format_info.uuid, sizeof(info->uuid));
     ret = vd_storage_allocated(image->file, &info->actual_bytes, err);

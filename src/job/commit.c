@@ -101,6 +101,7 @@ static int open_chain(const struct commit *commit, uint32_t flags, unsigned writ
                                       .flags = options->open_flags | flags,
                                       .format = options->format,
                                       .network = options->network,
+                                      .passphrases = options->passphrases,
                                       .gate = options->gate};
     struct vd_chain_options chain = {.open = &open, .write_level = write_level};
     return vd_image_open_chain(options->name, &chain, top, err);

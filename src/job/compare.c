@@ -306,6 +306,7 @@ static int open_images(struct compare *compare, struct vdisk_error *err)
             .flags = options->open_flags,
             .format = options->formats[i],
             .network = options->network,
+            .passphrases = options->passphrases,
             .gate = options->gate,
         };
         int ret = vdisk_image_open(options->names[i], &open, &compare->images[i], err);

@@ -35,6 +35,7 @@ int vd_convert_source_open(struct vd_convert_source *source,
         .flags = options->source_flags,
         .format = options->source_format,
         .network = options->network,
+        .passphrases = options->passphrases,
         .gate = options->gate,
         .snapshot = options->source_snapshot,
     };

@@ -16,6 +16,7 @@ static struct vdisk_open_options open_options(const struct vdisk_convert_options
         .flags = VDISK_OPEN_WRITE | options->target_flags,
         .format = options->target_format,
         .network = options->network,
+        .passphrases = options->passphrases,
         .gate = options->gate,
     };
 }
@@ -59,7 +60,12 @@ static int make_target(struct vd_convert_target *target,
 {
     const char *place = vd_new_file_place(&target->file);
     struct vdisk_open_options open = open_options(options);
+    struct vdisk_passphrases own = {.struct_bytes = sizeof(own), .entries = 1};
     struct vd_chain_options chain = {.open = &open, .trusts_names = true};
+    if (create->encrypt) {
+        own.list = &create->encrypt->passphrase;
+        chain.top_passphrases = &own;
+    }
     int ret = check_no_link(target, create, options->target, err);
     if (ret == 0)
         ret = vd_image_expect_data(&target->data, options->target, create, err);

@@ -28,6 +28,7 @@ static int open_image(struct flatten *flatten, struct vdisk_error *err)
                                       .flags = VDISK_OPEN_WRITE | options->open_flags,
                                       .format = options->format,
                                       .network = options->network,
+                                      .passphrases = options->passphrases,
                                       .gate = options->gate};
     struct vd_format_info info;
     int ret = vdisk_image_open(options->name, &open, &flatten->image, err);

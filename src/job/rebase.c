@@ -35,6 +35,7 @@ static struct vdisk_open_options open_options(const struct rebase *rebase, uint3
                                        .flags = flags,
                                        .format = options->format,
                                        .network = options->network,
+                                       .passphrases = options->passphrases,
                                        .gate = gate};
 }
 

@@ -180,6 +180,7 @@ static int look_at_image(struct handover *handover, struct vdisk_error *err)
                                       .flags = VDISK_OPEN_SHARE, /* who writes is us (X3) */
                                       .format = options->format,
                                       .network = options->network,
+                                      .passphrases = options->passphrases,
                                       .gate = options->gate};
     struct vdisk_image *image;
     int ret = vdisk_image_open(options->name, &open, &image, err);
@@ -235,6 +236,7 @@ static int check_overlay(const struct handover *handover, struct vdisk_error *er
                                       .flags = VDISK_OPEN_SHARE,
                                       .format = vd_format_driver_name(handover->driver),
                                       .network = handover->options->network,
+                                      .passphrases = handover->options->passphrases,
                                       .gate = handover->options->gate};
     struct vd_chain_options chain = {.open = &open, .trusts_names = true};
     struct vdisk_image *image;
