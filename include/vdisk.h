@@ -798,6 +798,151 @@ VDISK_PUBLIC VDISK_MUST_CHECK int vdisk_measure(const char *format,
                                                 struct vdisk_error *err);
 
 /* ------------------------------------------------------------------------------------------ */
+/* Dirty bitmaps                                                                              */
+/* ------------------------------------------------------------------------------------------ */
+
+/** Flags of struct vdisk_bitmap_info. */
+enum vdisk_bitmap_flag {
+    VDISK_BITMAP_ENABLED = 1 << 0,      /**< records what is written to the image */
+    VDISK_BITMAP_IN_USE = 1 << 1,       /**< marked in the file: a writer has it, or died */
+    VDISK_BITMAP_INCONSISTENT = 1 << 2, /**< lacks some of what was written: its bits can not be
+                                             had, and it records nothing */
+    VDISK_BITMAP_RECOVERABLE = 1 << 3,  /**< inconsistent, and VDISK_BITMAP_RECOVER is possible */
+    VDISK_BITMAP_HIDDEN = 1 << 4 /**< inconsistent, since a program that does not know bitmaps
+                                      changed the image: other programs do not see it */
+};
+
+/**
+ * struct vdisk_bitmap_info - facts about a dirty bitmap of an image
+ * @struct_bytes: [in] sizeof(struct vdisk_bitmap_info)
+ * @flags:        of enum vdisk_bitmap_flag
+ * @reserved:     zero
+ * @name:         good until the image is closed or its bitmaps are changed
+ * @granularity:  bytes of disk that one bit tells of, a power of two
+ */
+struct vdisk_bitmap_info {
+    size_t struct_bytes;
+    uint32_t flags;
+    uint32_t reserved;
+    const char *name;
+    uint64_t granularity;
+};
+
+/**
+ * vdisk_bitmap_count() - how many dirty bitmaps has the image itself?
+ * @image: open image
+ * @count: [out]; 0 for formats that have none
+ * @err:   [out, may be NULL] the story
+ *
+ * Return: 0; -EBADMSG: their list contradicts the format; else as vdisk_image_pread().
+ */
+VDISK_PUBLIC VDISK_MUST_CHECK int vdisk_bitmap_count(struct vdisk_image *image, size_t *count,
+                                                     struct vdisk_error *err);
+
+/**
+ * vdisk_bitmap_info() - facts about one of them
+ * @image: open image
+ * @index: 0 .. vdisk_bitmap_count() - 1, in the order of the file
+ * @info:  [in, out] struct_bytes set by the caller
+ * @err:   [out, may be NULL] the story
+ *
+ * Return: 0; -EINVAL: struct_bytes, or no such index; else as vdisk_bitmap_count().
+ */
+VDISK_PUBLIC VDISK_MUST_CHECK int vdisk_bitmap_info(struct vdisk_image *image, size_t index,
+                                                    struct vdisk_bitmap_info *info,
+                                                    struct vdisk_error *err);
+
+/**
+ * struct vdisk_bitmap_extent - a run of the disk that is all dirty, or all clean
+ * @offset, @length: the run, in bytes of the disk
+ * @is_dirty:        it has been written, or shares a granule with what has been
+ */
+struct vdisk_bitmap_extent {
+    uint64_t offset;
+    uint64_t length;
+    bool is_dirty;
+};
+
+/**
+ * vdisk_bitmap_extent() - what does a bitmap tell of an offset?
+ * @image:  open image
+ * @name:   of the bitmap
+ * @offset: bytes, less than the size
+ * @length: bytes to look at, at least 1; @offset + @length at most the size
+ * @extent: [out] the run that begins at @offset: as long as it is of one kind, within @length
+ * @err:    [out, may be NULL] the story
+ *
+ * While the image is being written, what becomes dirty meanwhile may or may not be seen.
+ *
+ * Return: 0; -ENOENT: there is no such bitmap; -EUCLEAN: it is inconsistent; -EINVAL: range; else
+ * as vdisk_image_pread().
+ */
+VDISK_PUBLIC VDISK_MUST_CHECK int vdisk_bitmap_extent(struct vdisk_image *image, const char *name,
+                                                      uint64_t offset, uint64_t length,
+                                                      struct vdisk_bitmap_extent *extent,
+                                                      struct vdisk_error *err);
+
+/**
+ * vdisk_bitmap_dirty_bytes() - how much of the disk is dirty?
+ * @image: open image
+ * @name:  of the bitmap
+ * @bytes: [out] the sum of all its dirty runs
+ * @err:   [out, may be NULL] the story
+ *
+ * Return: as vdisk_bitmap_extent().
+ */
+VDISK_PUBLIC VDISK_MUST_CHECK int vdisk_bitmap_dirty_bytes(struct vdisk_image *image,
+                                                           const char *name, uint64_t *bytes,
+                                                           struct vdisk_error *err);
+
+/** What vdisk_bitmap_change() does. */
+enum vdisk_bitmap_action_kind {
+    VDISK_BITMAP_ADD = 1, /**< a new one, enabled, with nothing dirty */
+    VDISK_BITMAP_REMOVE,  /**< also one that is inconsistent */
+    VDISK_BITMAP_CLEAR,   /**< nothing is dirty any more */
+    VDISK_BITMAP_ENABLE,  /**< it records what is written from now on */
+    VDISK_BITMAP_DISABLE, /**< it records nothing from now on */
+    VDISK_BITMAP_MERGE,   /**< what is dirty in the source is dirty in it, too */
+    VDISK_BITMAP_RECOVER  /**< of one that is inconsistent: all is dirty */
+};
+
+/**
+ * struct vdisk_bitmap_action - one of the things that vdisk_bitmap_change() does
+ * @kind:         what
+ * @reserved:     zero
+ * @name:         of the bitmap
+ * @granularity:  ADD: a power of two, 512 to 2 GiB; 0: the cluster size, but 4 KiB to 64 KiB
+ * @source:       MERGE: name of the other bitmap; its granularity may be another one
+ * @source_image: MERGE: the image that has it, with a disk of the same size; NULL: the same
+ */
+struct vdisk_bitmap_action {
+    enum vdisk_bitmap_action_kind kind;
+    uint32_t reserved;
+    const char *name;
+    uint64_t granularity;
+    const char *source;
+    struct vdisk_image *source_image;
+};
+
+/**
+ * vdisk_bitmap_change() - change the dirty bitmaps of an image, all at once
+ * @image:   image open for writing; no other call on it may run
+ * @actions: what to do, one after the other
+ * @count:   of @actions
+ * @err:     [out, may be NULL] the story
+ *
+ * Either all of it is done, and durable, or nothing: after a power cut as well.
+ *
+ * Return: 0; -ENOTSUP: the format, or the version of the image, has no bitmaps; -ENOENT, -EEXIST:
+ * there is no such bitmap, or there is one already; -EUCLEAN: a bitmap that is inconsistent can
+ * only be recovered or removed; -EINVAL: arguments; -EFBIG: it would take too much memory; else as
+ * vdisk_image_pwrite().
+ */
+VDISK_PUBLIC VDISK_MUST_CHECK int vdisk_bitmap_change(struct vdisk_image *image,
+                                                      const struct vdisk_bitmap_action *actions,
+                                                      size_t count, struct vdisk_error *err);
+
+/* ------------------------------------------------------------------------------------------ */
 /* Convert                                                                                    */
 /* ------------------------------------------------------------------------------------------ */
 

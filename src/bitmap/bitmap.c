@@ -6,7 +6,7 @@
 
 #include "bitmap/bitmap_priv.h"
 
-static int take_memory(struct vd_bitmap_budget *budget, uint64_t bytes, struct vdisk_error *err)
+int vd_bitmap_budget_take(struct vd_bitmap_budget *budget, uint64_t bytes, struct vdisk_error *err)
 {
     uint64_t used = atomic_load_explicit(&budget->used, memory_order_relaxed);
     do {
@@ -20,7 +20,7 @@ static int take_memory(struct vd_bitmap_budget *budget, uint64_t bytes, struct v
     return 0;
 }
 
-static void give_memory(struct vd_bitmap_budget *budget, uint64_t bytes)
+void vd_bitmap_budget_give(struct vd_bitmap_budget *budget, uint64_t bytes)
 {
     atomic_fetch_sub_explicit(&budget->used, bytes, memory_order_relaxed);
 }
@@ -29,11 +29,11 @@ static bitmap_slot *take_slots(struct vd_bitmap_budget *budget, size_t entries,
                                struct vdisk_error *err)
 {
     size_t bytes = entries * sizeof(bitmap_slot);
-    if (take_memory(budget, bytes, err) < 0)
+    if (vd_bitmap_budget_take(budget, bytes, err) < 0)
         return NULL;
     bitmap_slot *slots = calloc(entries ? entries : 1, sizeof(bitmap_slot));
     if (!slots) {
-        give_memory(budget, bytes);
+        vd_bitmap_budget_give(budget, bytes);
         vd_err_nomem(err, "a dirty bitmap");
     }
     return slots;
@@ -89,7 +89,7 @@ void vd_bitmap_drop_page(struct vd_bitmap *bitmap, size_t index, struct bitmap_p
     if (!page_is_real(page))
         return;
     free(page);
-    give_memory(bitmap->budget, sizeof(*page));
+    vd_bitmap_budget_give(bitmap->budget, sizeof(*page));
 }
 
 void vd_bitmap_free(struct vd_bitmap *bitmap)
@@ -97,7 +97,7 @@ void vd_bitmap_free(struct vd_bitmap *bitmap)
     if (!bitmap)
         return;
     vd_bitmap_clear_all(bitmap);
-    give_memory(bitmap->budget, bitmap->page_entries * sizeof(bitmap_slot));
+    vd_bitmap_budget_give(bitmap->budget, bitmap->page_entries * sizeof(bitmap_slot));
     free(bitmap->pages);
     free(bitmap);
 }
@@ -136,7 +136,7 @@ struct bitmap_page *vd_bitmap_real_page(struct vd_bitmap *bitmap, size_t index,
         vd_err_nomem(err, "a dirty bitmap");
         return NULL;
     }
-    if (take_memory(bitmap->budget, sizeof(*new), err) < 0) {
+    if (vd_bitmap_budget_take(bitmap->budget, sizeof(*new), err) < 0) {
         free(new);
         return NULL;
     }
@@ -152,7 +152,7 @@ struct bitmap_page *vd_bitmap_real_page(struct vd_bitmap *bitmap, size_t index,
     } while (!page_is_real(page));
     /* Another thread was faster. */
     free(new);
-    give_memory(bitmap->budget, sizeof(*new));
+    vd_bitmap_budget_give(bitmap->budget, sizeof(*new));
     return page;
 }
 
@@ -420,7 +420,7 @@ int vd_bitmap_resize(struct vd_bitmap *bitmap, uint64_t disk_bytes, struct vdisk
         vd_bitmap_drop_page(bitmap, i, NULL);
     for (size_t i = 0; i < entries && i < old_entries; i++)
         atomic_store_explicit(&pages[i], bitmap_page_at(bitmap, i), memory_order_relaxed);
-    give_memory(bitmap->budget, old_entries * sizeof(bitmap_slot));
+    vd_bitmap_budget_give(bitmap->budget, old_entries * sizeof(bitmap_slot));
     free(bitmap->pages);
     bitmap->pages = pages;
     bitmap->page_entries = entries;

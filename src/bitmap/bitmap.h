@@ -34,6 +34,10 @@ struct vd_bitmap_budget {
     _Atomic uint64_t used;
 };
 
+/* Memory of others that counts, too.  take(): -ENOMEM */
+int vd_bitmap_budget_take(struct vd_bitmap_budget *budget, uint64_t bytes, struct vdisk_error *err);
+void vd_bitmap_budget_give(struct vd_bitmap_budget *budget, uint64_t bytes);
+
 /* Bytes of bits for a disk: what is serialised.  The granularity is a legal one. */
 static inline uint64_t vd_bitmap_bytes_for(uint64_t disk_bytes, uint32_t granularity_bits)
 {

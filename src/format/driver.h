@@ -9,6 +9,7 @@
 
 #include <stdatomic.h>
 
+#include "format/bitmaps.h"
 #include "format/format.h"
 #include "format/snapshots.h"
 #include "util/mutex.h"
@@ -66,6 +67,7 @@ struct vd_format_driver {
     /* NULL: nothing to check */
     int (*check)(struct vd_format *format, const struct vd_check *check, struct vdisk_error *err);
     const struct vd_snapshot_driver *snapshots; /* NULL: it has none within its images */
+    const struct vd_bitmap_driver *bitmaps;     /* NULL: its images have no dirty bitmaps */
 };
 
 struct vd_format {
