@@ -737,6 +737,7 @@ typedef void (*vdisk_report_fn)(void *opaque, const char *message);
  * @total_clusters, @allocated_clusters, @fragmented_clusters: of the disk; fragmented: not
  *                        stored behind its neighbour
  * @image_end_offset:     bytes of the file that are in use, from its start
+ * @compressed_clusters:  of the allocated ones
  */
 struct vdisk_check_result {
     size_t struct_bytes;
@@ -749,6 +750,7 @@ struct vdisk_check_result {
     uint64_t allocated_clusters;
     uint64_t fragmented_clusters;
     uint64_t image_end_offset;
+    uint64_t compressed_clusters;
 };
 
 /**

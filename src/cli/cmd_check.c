@@ -66,10 +66,11 @@ static void print_human(const struct vdisk_check_result *result)
                result->check_errors);
     if (result->total_clusters && result->allocated_clusters)
         printf("%" PRIu64 "/%" PRIu64 " = %.2f%% allocated, %.2f%% fragmented, "
-               "0.00%% compressed clusters\n",
+               "%.2f%% compressed clusters\n",
                result->allocated_clusters, result->total_clusters,
                percent(result->allocated_clusters, result->total_clusters),
-               percent(result->fragmented_clusters, result->allocated_clusters));
+               percent(result->fragmented_clusters, result->allocated_clusters),
+               percent(result->compressed_clusters, result->allocated_clusters));
     if (result->image_end_offset)
         printf("Image end offset: %" PRIu64 "\n", result->image_end_offset);
 }
@@ -85,6 +86,7 @@ static int print_json(const char *name, const char *format, const struct vdisk_c
     struct vd_json json;
     vd_json_begin_object(&json);
     put_if_any(&json, "image-end-offset", result->image_end_offset);
+    put_if_any(&json, "compressed-clusters", result->compressed_clusters);
     put_if_any(&json, "total-clusters", result->total_clusters);
     put_if_any(&json, "corruptions", result->corruptions);
     vd_json_put_u64(&json, json.root, "check-errors", result->check_errors);

@@ -1,0 +1,387 @@
+/* SPDX-License-Identifier: MIT */
+/* Is the metadata of a qcow2 image sound?  And the order of a repair. */
+#include "format/qcow2/qcow2_check.h"
+
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "format/qcow2/qcow2_priv.h"
+#include "util/mem.h"
+
+#define HOLE_BYTES (UINT64_C(64) << 10) /* less is read sooner than asked about */
+
+/* ---- findings ---- */
+
+static void tell(struct vd_qcow2_check_run *run, const char *fmt, va_list args)
+{
+    if (!run->check->report || run->reports > VD_QCOW2_CHECK_REPORTS)
+        return;
+    if (run->reports++ == VD_QCOW2_CHECK_REPORTS) {
+        vd_check_report(run->check, "more findings are counted, but not listed");
+        return;
+    }
+    char message[256];
+    vsnprintf(message, sizeof(message), fmt, args);
+    vd_check_report(run->check, "%s", message);
+}
+
+void vd_qcow2_check_tell(struct vd_qcow2_check_run *run, const char *fmt, ...)
+{
+    va_list args;
+    va_start(args, fmt);
+    tell(run, fmt, args);
+    va_end(args);
+}
+
+void vd_qcow2_check_corruption(struct vd_qcow2_check_run *run, uint64_t weight, const char *fmt,
+                               ...)
+{
+    run->result->corruptions += weight;
+    va_list args;
+    va_start(args, fmt);
+    tell(run, fmt, args);
+    va_end(args);
+}
+
+void vd_qcow2_check_unreadable(struct vd_qcow2_check_run *run, const char *what,
+                               const struct vdisk_error *inner)
+{
+    run->result->check_errors++;
+    run->has_io_errors = true;
+    vd_qcow2_check_tell(run, "%s: %s", what, inner->message);
+}
+
+/* ---- reading, and references ---- */
+
+/* Is all of the range, which is in the file, a hole? */
+static int is_hole(struct vd_qcow2_check_run *run, struct vd_range range, bool *answer,
+                   struct vdisk_error *err)
+{
+    struct vd_storage_extent extent;
+    *answer = false;
+    if (range.length < HOLE_BYTES || !(vd_storage_caps(run->file) & VD_STORAGE_CAN_EXTENTS))
+        return 0;
+    int ret = vd_storage_extent(run->file, range, &extent, err);
+    if (ret == 0)
+        *answer = extent.kind == VD_STORAGE_HOLE && extent.length == range.length;
+    return ret;
+}
+
+int vd_qcow2_check_read(struct vd_qcow2_check_run *run, uint64_t offset, void *buffer,
+                        uint64_t bytes, bool *is_empty, struct vdisk_error *err)
+{
+    uint64_t size;
+    int ret = vd_storage_size(run->file, &size, err);
+    if (ret < 0)
+        return ret;
+    uint64_t there = offset < size ? vd_min(bytes, size - offset) : 0;
+    *is_empty = there == 0;
+    if (there > 0)
+        ret = is_hole(run, vd_range(offset, there), is_empty, err);
+    if (ret == 0 && !*is_empty)
+        ret = vd_storage_pread(run->file, buffer, (size_t)there, offset, err);
+    if (*is_empty)
+        there = 0;
+    memset((uint8_t *)buffer + there, 0, (size_t)(bytes - there));
+    return ret;
+}
+
+bool vd_qcow2_check_is_behind(const struct vd_qcow2_check_run *run, uint64_t offset, uint64_t bytes)
+{
+    /* Up to one cluster is not there yet where a writer was interrupted. */
+    uint64_t limit = run->file_bytes + run->geometry.cluster_bytes;
+    return bytes >= limit || offset >= limit - bytes;
+}
+
+static int refer(struct vd_qcow2_check_run *run, struct vd_range range, uint64_t weight,
+                 const char *what, bool is_meta, struct vdisk_error *err)
+{
+    if (range.length == 0)
+        return 0;
+    if (vd_qcow2_check_is_behind(run, range.offset, range.length)) {
+        vd_qcow2_check_corruption(
+            run, weight, "%s at %#" PRIx64 ", %" PRIu64 " bytes: behind the end of the file", what,
+            range.offset, range.length);
+        return 0;
+    }
+    uint64_t end = ((vd_range_end(range) - 1) >> run->geometry.cluster_bits) + 1;
+    int ret = 0;
+    for (uint64_t i = range.offset >> run->geometry.cluster_bits; i < end && ret == 0; i++) {
+        ret = vd_qcow2_counts_add(&run->counts, i, weight, err);
+        if (ret == 0 && is_meta)
+            ret = vd_qcow2_counts_set_meta(&run->counts, i, err);
+    }
+    run->end = vd_max(run->end, end);
+    return ret;
+}
+
+int vd_qcow2_check_refer(struct vd_qcow2_check_run *run, struct vd_range range, uint64_t weight,
+                         const char *what, struct vdisk_error *err)
+{
+    return refer(run, range, weight, what, false, err);
+}
+
+int vd_qcow2_check_refer_meta(struct vd_qcow2_check_run *run, struct vd_range range,
+                              uint64_t weight, const char *what, struct vdisk_error *err)
+{
+    return refer(run, range, weight, what, true, err);
+}
+
+/* ---- one look ---- */
+
+static void end_look(struct vd_qcow2_check_run *run)
+{
+    vd_qcow2_counts_free(&run->counts);
+    free(run->ways.entries);
+    run->ways = (struct vd_qcow2_ways){0};
+    free(run->old_l1);
+    run->old_l1 = NULL;
+    run->old_l1_entries = 0;
+    free(run->refcount_table);
+    run->refcount_table = NULL;
+    run->refcount_table_entries = 0;
+}
+
+static int begin_look(struct vd_qcow2_check_run *run, struct vdisk_error *err)
+{
+    struct vdisk_check_result *result = run->result;
+    end_look(run);
+    *result = (struct vdisk_check_result){
+        .struct_bytes = result->struct_bytes,
+        .corruptions_fixed = result->corruptions_fixed,
+        .leaks_fixed = result->leaks_fixed,
+        .total_clusters = vd_qcow2_clusters(&run->geometry, run->header->fields.size),
+    };
+    run->needs_rebuild = false;
+    run->has_io_errors = false;
+    run->bad_entries = 0;
+    run->bad_bitmaps = false;
+    run->extra_bytes = VD_QCOW2_CHECK_EXTRA_BYTES;
+    run->block_index = UINT64_MAX;
+    run->end = 0;
+    int ret = vd_storage_size(run->file, &run->file_bytes, err);
+    if (ret < 0)
+        return ret;
+    if (run->file_bytes >> run->geometry.cluster_bits >= VD_QCOW2_COUNTS_MAX)
+        return vd_err_set(err, EFBIG,
+                          "%s: a file of %" PRIu64 " bytes has more clusters than the limit of "
+                          "%" PRIu64 " for a check",
+                          vd_storage_name(run->file), run->file_bytes, VD_QCOW2_COUNTS_MAX);
+    run->file_bytes = vd_round_up(run->file_bytes, 512);
+    run->clusters = vd_qcow2_clusters(&run->geometry, run->file_bytes);
+    return vd_qcow2_counts_init(&run->counts, run->clusters + 1, run->counts_bytes_max, err);
+}
+
+/* What leads to all the rest, and what no table leads to. */
+static int refer_to_areas(struct vd_qcow2_check_run *run, struct vdisk_error *err)
+{
+    const struct vd_qcow2_header *header = run->header;
+    int ret =
+        vd_qcow2_check_refer_meta(run, vd_range(0, run->geometry.cluster_bytes), 1, "header", err);
+    if (ret == 0 && header->crypto.is_present)
+        ret = vd_qcow2_check_refer_meta(run, vd_range(header->crypto.offset, header->crypto.length),
+                                        1, "encryption header", err);
+    return ret;
+}
+
+/* Looks at everything, as if for the first time.  The counts are good until the next look. */
+static int look(struct vd_qcow2_check_run *run, struct vdisk_error *err)
+{
+    int ret = begin_look(run, err);
+    if (ret == 0)
+        ret = vd_qcow2_check_load_refcounts(run, err);
+    if (ret == 0)
+        ret = refer_to_areas(run, err);
+    if (ret == 0)
+        ret = vd_qcow2_check_snapshots(run, err);
+    if (ret == 0)
+        ret = vd_qcow2_check_map(run, err);
+    if (ret == 0)
+        ret = vd_qcow2_check_bitmaps(run, err);
+    if (ret == 0)
+        ret = vd_qcow2_check_refer_refcounts(run, err);
+    if (ret == 0 && !run->skips_refcounts)
+        ret = vd_qcow2_check_compare(run, VDISK_REPAIR_NONE, err);
+    run->result->image_end_offset = vd_max(run->end, 1) << run->geometry.cluster_bits;
+    return ret;
+}
+
+/* After a repair, or before a part of it; the user has been told what it is about. */
+static int look_quietly(struct vd_qcow2_check_run *run, struct vdisk_error *err)
+{
+    static const struct vd_check quiet = {0};
+    const struct vd_check *check = run->check;
+    run->check = &quiet;
+    int ret = look(run, err);
+    run->check = check;
+    return ret;
+}
+
+/* ---- repair ---- */
+
+static int write_fields(struct vd_qcow2_check_run *run, const struct vd_qcow2_fields *fields,
+                        struct vdisk_error *err)
+{
+    struct vd_qcow2_fields old = run->header->fields;
+    run->header->fields = *fields;
+    int ret = vd_qcow2_header_write_fields(run->file, run->header, err);
+    if (ret == 0)
+        ret = vd_storage_flush(run->file, err);
+    if (ret < 0)
+        run->header->fields = old;
+    return ret;
+}
+
+/* Before the first change: whoever finds the image after a crash has to count references. */
+static int begin_repair(struct vd_qcow2_check_run *run, struct vdisk_error *err)
+{
+    struct vd_qcow2_fields fields = run->header->fields;
+    if (fields.version < 3)
+        return 0;
+    fields.incompatible |= VD_QCOW2_DIRTY;
+    fields.autoclear &= VD_QCOW2_AUTOCLEAR_KNOWN;
+    if (fields.incompatible == run->header->fields.incompatible &&
+        fields.autoclear == run->header->fields.autoclear)
+        return 0;
+    return write_fields(run, &fields, err);
+}
+
+/* All is well now, and durable. */
+static int end_repair(struct vd_qcow2_check_run *run, enum vdisk_repair repair,
+                      struct vdisk_error *err)
+{
+    struct vd_qcow2_fields fields = run->header->fields;
+    if (fields.version < 3 || run->result->corruptions || run->result->check_errors)
+        return 0;
+    fields.incompatible &= ~(uint64_t)VD_QCOW2_DIRTY;
+    if (repair == VDISK_REPAIR_ALL)
+        fields.incompatible &= ~(uint64_t)VD_QCOW2_CORRUPT;
+    if (fields.incompatible == run->header->fields.incompatible)
+        return 0;
+    int ret = vd_storage_flush(run->file, err);
+    return ret < 0 ? ret : write_fields(run, &fields, err);
+}
+
+static int rebuild(struct vd_qcow2_check_run *run, struct vdisk_error *err)
+{
+    uint64_t corruptions = run->result->corruptions;
+    uint64_t leaks = run->result->leaks;
+    vd_qcow2_check_tell(run, "the refcounts are made anew");
+    run->skips_refcounts = true;
+    int ret = look_quietly(run, err);
+    run->skips_refcounts = false;
+    if (ret == 0)
+        ret = vd_qcow2_rebuild(run, err);
+    if (ret == 0)
+        ret = look_quietly(run, err);
+    if (ret == 0 && corruptions > run->result->corruptions)
+        run->result->corruptions_fixed += corruptions - run->result->corruptions;
+    if (ret == 0 && leaks > run->result->leaks)
+        run->result->leaks_fixed += leaks - run->result->leaks;
+    return ret;
+}
+
+/* Refcounts, and then the bits that follow from them. */
+static int mend_refcounts(struct vd_qcow2_check_run *run, enum vdisk_repair repair,
+                          struct vdisk_error *err)
+{
+    int ret = 0;
+    if (run->needs_rebuild && repair != VDISK_REPAIR_ALL) {
+        vd_qcow2_check_tell(run, "the refcounts have to be made anew: that takes a repair of all");
+        return 0;
+    }
+    if (run->needs_rebuild) {
+        ret = rebuild(run, err);
+    } else {
+        static const struct vd_check quiet = {0};
+        const struct vd_check *check = run->check;
+        struct vdisk_check_result before = *run->result;
+        run->check = &quiet; /* the user has been told of them */
+        ret = vd_qcow2_check_compare(run, repair, err);
+        run->check = check;
+        before.corruptions_fixed = run->result->corruptions_fixed;
+        before.leaks_fixed = run->result->leaks_fixed;
+        *run->result = before;
+        if (ret == 0)
+            ret = vd_storage_flush(run->file, err);
+    }
+    if (ret == 0 && repair == VDISK_REPAIR_ALL)
+        ret = vd_qcow2_mend_copied(run, err);
+    return ret;
+}
+
+static int repair_all(struct vd_qcow2_check_run *run, enum vdisk_repair repair,
+                      struct vdisk_error *err)
+{
+    int ret = begin_repair(run, err);
+    if (ret == 0 && repair == VDISK_REPAIR_ALL && run->bad_entries) {
+        ret = vd_qcow2_mend_entries(run, err);
+        if (ret == 0)
+            ret = look_quietly(run, err);
+    }
+    if (ret == 0)
+        ret = mend_refcounts(run, repair, err);
+    return ret < 0 ? ret : look_quietly(run, err);
+}
+
+static int check_all(struct vd_qcow2_check_run *run, enum vdisk_repair repair,
+                     struct vdisk_error *err)
+{
+    uint64_t bits = run->header->fields.incompatible;
+    if (bits & VD_QCOW2_DIRTY)
+        vd_qcow2_check_tell(run, "the image was not closed by its last writer, or is being "
+                                 "written to");
+    int ret = look(run, err);
+    if (ret < 0 || repair == VDISK_REPAIR_NONE)
+        return ret;
+    if (run->has_io_errors) {
+        vd_qcow2_check_tell(run, "nothing is mended, as not everything could be looked at");
+        return 0;
+    }
+    bool is_wrong = run->result->corruptions || run->result->leaks || run->result->check_errors;
+    if (is_wrong)
+        ret = repair_all(run, repair, err);
+    return ret < 0 ? ret : end_repair(run, repair, err);
+}
+
+static int check_run(struct vd_qcow2_check_run *run, struct vd_qcow2 *qcow2,
+                     enum vdisk_repair repair, struct vdisk_error *err)
+{
+    run->file = qcow2->file;
+    run->header = &qcow2->header;
+    run->geometry = vd_qcow2_header_geometry(run->header);
+    run->result = run->check->result;
+    run->has_data_file = (run->header->fields.incompatible & VD_QCOW2_DATA_FILE) != 0;
+    run->counts_bytes_max = VD_QCOW2_COUNTS_BYTES_MAX;
+    CLEANUP_FREE void *table = vd_alloc_io(run->geometry.cluster_bytes);
+    CLEANUP_FREE void *block = vd_alloc_io(run->geometry.cluster_bytes);
+    CLEANUP_FREE void *l1 = vd_alloc_io(VD_QCOW2_CHECK_L1_PART * sizeof(*run->l1));
+    if (!table || !block || !l1)
+        return vd_err_nomem(err, "parts of tables");
+    run->table = table;
+    run->block = block;
+    run->l1 = l1;
+    int ret = check_all(run, repair, err);
+    end_look(run);
+    return ret;
+}
+
+int vd_qcow2_check(struct vd_format *format, const struct vd_check *check, struct vdisk_error *err)
+{
+    struct vd_qcow2_check_run run = {.check = check};
+    return check_run(&run, format->state, check->repair, err);
+}
+
+int vd_qcow2_recover(struct vd_qcow2 *qcow2, struct vdisk_error *err)
+{
+    struct vdisk_check_result result = {.struct_bytes = sizeof(result)};
+    const struct vd_check check = {.repair = VDISK_REPAIR_ALL, .result = &result};
+    struct vd_qcow2_check_run run = {.check = &check};
+    int ret = check_run(&run, qcow2, VDISK_REPAIR_ALL, err);
+    if (ret == 0 && (qcow2->header.fields.incompatible & VD_QCOW2_DIRTY))
+        ret = vd_err_set(err, EBADMSG, "not all of it could be mended: see vdisk check");
+    return ret < 0 ? vd_err_prefix(err, ret, "repair after a writer that did not end well: ") : 0;
+}
