@@ -93,6 +93,11 @@ bool vd_format_driver_encrypts(const struct vd_format_driver *driver)
     return driver->encrypts;
 }
 
+bool vd_format_driver_has_encoded(const struct vd_format_driver *driver)
+{
+    return driver->map_encoded != NULL;
+}
+
 bool vd_format_driver_has_backing(const struct vd_format_driver *driver)
 {
     return driver->has_backing;

@@ -100,6 +100,8 @@ enum vd_map_zero_flag {
 struct vd_format_info {
     uint32_t flags; /* of enum vdisk_info_flag */
     uint32_t cluster_bytes;
+    bool takes_encoded;  /* vd_format_map_encoded() is for this image too, */
+    enum vd_codec codec; /* and for clusters of this kind */
     uint64_t generation;
     uint8_t uuid[16];
     const char *variant; /* of the format, or NULL: a constant word */
@@ -141,6 +143,9 @@ enum vd_data_file vd_format_driver_data_file(const struct vd_format_driver *driv
 
 /* Can its images be encrypted? */
 bool vd_format_driver_encrypts(const struct vd_format_driver *driver);
+
+/* Can its images have compressed clusters?  (Not all may take new ones: struct vd_format_info.) */
+bool vd_format_driver_has_encoded(const struct vd_format_driver *driver);
 
 /* Can its images have a backing file? */
 bool vd_format_driver_has_backing(const struct vd_format_driver *driver);
