@@ -602,13 +602,17 @@ VDISK_PUBLIC VDISK_MUST_CHECK int vdisk_image_extent(struct vdisk_image *image, 
 
 /** Flags of struct vdisk_image_info. */
 enum vdisk_info_flag {
-    VDISK_INFO_DIRTY = 1 << 0,        /**< a writer has it open, or died */
-    VDISK_INFO_ACTUAL_SIZE = 1 << 1,  /**< actual_bytes is known */
-    VDISK_INFO_LINEAGE = 1 << 2,      /**< generation and uuid are there (GOW) */
-    VDISK_INFO_REPLICA = 1 << 3,      /**< made by a sync and not changed since (GOW v3) */
-    VDISK_INFO_INCOMPLETE = 1 << 4,   /**< a sync into it has not finished (GOW v3) */
-    VDISK_INFO_NO_DATA_FILE = 1 << 5, /**< virtual_bytes is unknown, for lack of the data file */
-    VDISK_INFO_LOCKED = 1 << 6        /**< encrypted, and opened without a passphrase */
+    VDISK_INFO_DIRTY = 1 << 0,          /**< a writer has it open, or died */
+    VDISK_INFO_ACTUAL_SIZE = 1 << 1,    /**< actual_bytes is known */
+    VDISK_INFO_LINEAGE = 1 << 2,        /**< generation and uuid are there (GOW) */
+    VDISK_INFO_REPLICA = 1 << 3,        /**< made by a sync and not changed since (GOW v3) */
+    VDISK_INFO_INCOMPLETE = 1 << 4,     /**< a sync into it has not finished (GOW v3) */
+    VDISK_INFO_NO_DATA_FILE = 1 << 5,   /**< virtual_bytes is unknown, for lack of the data file */
+    VDISK_INFO_LOCKED = 1 << 6,         /**< encrypted, and opened without a passphrase */
+    VDISK_INFO_CORRUPT = 1 << 7,        /**< marked as corrupt: it can only be read (qcow2) */
+    VDISK_INFO_LAZY_REFCOUNTS = 1 << 8, /**< refcounts may be written late (qcow2) */
+    VDISK_INFO_EXTENDED_L2 = 1 << 9,    /**< clusters have subclusters (qcow2) */
+    VDISK_INFO_DATA_RAW = 1 << 10       /**< the data file alone is the whole disk (qcow2) */
 };
 
 /** Key slots of LUKS version 1. */
@@ -661,12 +665,15 @@ struct vdisk_encrypt_info {
  * @cluster_bytes: unit of allocation, 0 if the format has none
  * @filename, @format: good until the image is closed
  * @variant:       of the format, a constant word, or NULL for the usual one: QED "draft-1" to
- *                 "draft-3" for images older than the final header; add-cow "v10" or "v18"
+ *                 "draft-3" for images older than the final header; add-cow "v10" or "v18";
+ *                 qcow2 "0.10" (version 2) or "1.1" (version 3)
+ * @refcount_bits: qcow2: width of a reference count
+ * @compression:   qcow2: "zlib" or "zstd": what its compressed clusters are, a constant word
  * @backing_name:  the backing file as it is recorded, or NULL; like the next three good until the
  *                 image is closed or its backing file changed
  * @backing_path:  the same name as it would be opened, or NULL
  * @backing_format: its format as it is recorded, or NULL
- * @data_name:     add-cow: the raw file as it is recorded
+ * @data_name:     add-cow: the raw file, qcow2: the data file, or NULL; as it is recorded
  * @virtual_bytes: size of the disk
  * @actual_bytes:  space taken where the image is stored
  * @generation:    GOW: count of write sessions that changed something
@@ -680,6 +687,9 @@ struct vdisk_image_info {
     const char *filename;
     const char *format;
     const char *variant;
+    uint32_t refcount_bits;
+    uint32_t reserved;
+    const char *compression;
     const char *backing_name;
     const char *backing_path;
     const char *backing_format;

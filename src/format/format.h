@@ -104,7 +104,9 @@ struct vd_format_info {
     enum vd_codec codec; /* and for clusters of this kind */
     uint64_t generation;
     uint8_t uuid[16];
-    const char *variant; /* of the format, or NULL: a constant word */
+    const char *variant;     /* of the format, or NULL: a constant word */
+    uint32_t refcount_bits;  /* 0: the format has none */
+    const char *compression; /* of its compressed clusters, a constant word; NULL: has none */
     /* What the image names, as it is recorded; NULL: nothing.  Good until close or set_backing. */
     const char *backing_name;
     const char *backing_format; /* NULL: not recorded */

@@ -43,7 +43,8 @@ struct vd_qcow2_dirty;  /* qcow2_bitmap.h: the bitmaps of an open image */
 struct vd_qcow2 {
     struct vd_format *format;
     struct vd_storage *file;
-    struct vd_storage *data; /* with guest data: the data file, else the same as file */
+    struct vd_storage *data; /* with guest data: the data file, which is owned, or NULL if the
+                                open was for check or facts; else the same as file */
     struct vd_qcow2_geometry geometry;
     struct vd_qcow2_entry_rules rules;
     const struct vd_cipher *cipher; /* of guest data; NULL: none, or there was no passphrase */
@@ -57,7 +58,8 @@ struct vd_qcow2 {
     uint64_t l1_entries;
 
     struct vd_table_cache tables; /* L1 and L2 */
-    uint64_t file_bytes;          /* of `data` if it is the file: under tables.lock, at least */
+    uint64_t file_bytes;          /* of `file`, at least; under tables.lock */
+    uint64_t data_bytes;          /* the same of a data file */
 
     struct vd_qcow2_writer *writer; /* owned; NULL: read-only */
     struct vd_qcow2_dirty *dirty;   /* owned; NULL: no bitmaps have been looked at */
@@ -77,7 +79,7 @@ struct vd_qcow2_run {
     struct vd_range guest;      /* whole subclusters; may reach behind the end of the disk */
     uint64_t host;              /* ZERO_AT, DATA: of guest.offset; ENCODED: of its bytes */
     uint32_t encoded_bytes;     /* ENCODED */
-    bool is_copied;             /* DATA, ZERO_AT: all of it may be written in place */
+    bool is_copied;             /* all of it that has a place may be written in place */
     bool table_is_copied;       /* the L2 table may be changed in place */
     uint64_t table;             /* file offset of the L2 table; 0: there is none */
     uint64_t entries;           /* file offset of the first L2 entry; 0: there is no table */
@@ -88,13 +90,17 @@ struct vd_qcow2_run {
 
 /*
  * The run with the start of @guest: in one page of a table, and no more subclusters than touch
- * @guest.  W8.
+ * @guest; but ENCODED is always the whole cluster.  W8.  The lock may be released meanwhile, but
+ * not after the first of what *run says was learned.
  */
 int vd_qcow2_find_run_locked(struct vd_qcow2 *qcow2, struct vd_range guest,
                              struct vd_qcow2_run *run, struct vdisk_error *err)
     VD_REQUIRES(qcow2->tables.lock);
 
-/* The answer for @run, to a request for @guest. */
+/*
+ * The answer for @run, to a request for @guest.  A reader's: data behind the known end of the file
+ * is ZERO.
+ */
 void vd_qcow2_answer(const struct vd_qcow2 *qcow2, struct vd_range guest,
                      const struct vd_qcow2_run *run, struct vd_mapping *mapping);
 
