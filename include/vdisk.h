@@ -279,6 +279,33 @@ VDISK_PUBLIC VDISK_MUST_CHECK int vdisk_image_open(const char *name,
                                                    struct vdisk_image **image,
                                                    struct vdisk_error *err);
 
+/** Flags of struct vdisk_key_slot_options. */
+enum vdisk_key_slot_flag {
+    VDISK_KEY_SLOT_ERASE = 1 << 0, /**< erase slots; without it, one is added */
+    VDISK_KEY_SLOT_FORCE = 1 << 1  /**< erase the last active one too: the data is lost then */
+};
+
+/**
+ * struct vdisk_key_slot_options - a passphrase of an encrypted image is added or erased
+ * @struct_bytes:   sizeof(struct vdisk_key_slot_options)
+ * @flags:          of enum vdisk_key_slot_flag
+ * @slot:           which, 0 to 7; -1: the first free one, or all that @old_passphrase opens
+ * @iter_time_ms:   of a new one: as in struct vdisk_encrypt_options
+ * @reserved:       zero
+ * @old_passphrase: to erase: only slots that it opens; to add: what opens the image, in place of
+ * the passphrases in the struct vdisk_amend_options; or NULL
+ * @new_passphrase: to add
+ */
+struct vdisk_key_slot_options {
+    size_t struct_bytes;
+    uint32_t flags;
+    int32_t slot;
+    uint32_t iter_time_ms;
+    uint32_t reserved;
+    const struct vdisk_passphrase *old_passphrase;
+    const struct vdisk_passphrase *new_passphrase;
+};
+
 /**
  * struct vdisk_amend_options - what the header of an image shall say; zero means as it is
  * @struct_bytes: sizeof(struct vdisk_amend_options)
@@ -286,11 +313,15 @@ VDISK_PUBLIC VDISK_MUST_CHECK int vdisk_image_open(const char *name,
  *                a draft of 2010 one that everybody reads
  * @draft:        QED: the draft that the header is of, "draft-1", "draft-2" or "draft-3", against
  *                all appearances; or NULL to look
+ * @key_slot:     encrypted qcow2: the key slot to add or erase, or NULL
+ * @passphrases:  for @key_slot: one that opens the image, or NULL
  */
 struct vdisk_amend_options {
     size_t struct_bytes;
     const char *compat;
     const char *draft;
+    const struct vdisk_key_slot_options *key_slot;
+    const struct vdisk_passphrases *passphrases;
 };
 
 /**

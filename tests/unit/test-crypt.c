@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "drivers/check.h"
-#include "format/crypt/crypt.h"
+#include "format/crypt.h"
 
 #define SECTOR VD_CIPHER_SECTOR_BYTES
 

@@ -6,7 +6,7 @@
 #include "drivers/check.h"
 #include "drivers/crash.h"
 #include "drivers/snap.h"
-#include "format/crypt/luks.h"
+#include "format/luks.h"
 #include "format/crypt/luks_split.h"
 
 #define AREA_OFFSET 65536u

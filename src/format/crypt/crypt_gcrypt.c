@@ -11,7 +11,7 @@
 #include <string.h>
 #include <sys/random.h>
 
-#include "format/crypt/crypt.h"
+#include "format/crypt.h"
 #include "util/endian.h"
 #include "util/mem.h"
 #include "util/mutex.h"

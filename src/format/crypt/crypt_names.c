@@ -2,7 +2,7 @@
 /* Names of ciphers and digests, and what goes together. */
 #include <string.h>
 
-#include "format/crypt/crypt.h"
+#include "format/crypt.h"
 
 #define ENTRIES(array) (sizeof(array) / sizeof((array)[0]))
 

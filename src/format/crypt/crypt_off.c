@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* What stands in for ciphers in a library built without libgcrypt: it says so. */
-#include "format/crypt/crypt.h"
+#include "format/crypt.h"
 
 static int off(struct vdisk_error *err)
 {

@@ -4,7 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "format/crypt/luks.h"
+#include "format/luks.h"
 
 /* A field of text, which ends in its place: false if it does not. */
 static bool take_text(const char *field, size_t bytes, char *text)

@@ -3,7 +3,7 @@
 #include <inttypes.h>
 #include <string.h>
 
-#include "format/crypt/luks.h"
+#include "format/luks.h"
 #include "format/crypt/luks_split.h"
 #include "util/mem.h"
 

@@ -3,7 +3,7 @@
 #ifndef VD_FORMAT_CRYPT_LUKS_SPLIT_H
 #define VD_FORMAT_CRYPT_LUKS_SPLIT_H
 
-#include "format/crypt/crypt.h"
+#include "format/crypt.h"
 
 /* @split: @stripes times @key_bytes. */
 int vd_luks_split(enum vd_crypt_hash hash, const uint8_t *key, size_t key_bytes, uint32_t stripes,

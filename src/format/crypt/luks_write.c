@@ -5,7 +5,7 @@
 #include <string.h>
 #include <time.h>
 
-#include "format/crypt/luks.h"
+#include "format/luks.h"
 #include "format/crypt/luks_split.h"
 #include "util/mem.h"
 

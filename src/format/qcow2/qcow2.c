@@ -5,7 +5,7 @@
 #include <inttypes.h>
 #include <stdlib.h>
 
-#include "format/qcow2/qcow2_priv.h"
+#include "format/qcow2/qcow2_crypt.h"
 
 static bool qcow2_probe(const struct vd_format_driver *driver, const uint8_t *head,
                         size_t head_bytes)
@@ -23,6 +23,7 @@ static bool is_for_check(const struct vd_format *format)
 static void qcow2_free(struct vd_qcow2 *qcow2)
 {
     vd_table_cache_destroy(&qcow2->tables);
+    vd_qcow2_crypt_close(qcow2);
     if (qcow2->data != qcow2->file)
         vd_storage_close(qcow2->data);
     vd_qcow2_header_free(&qcow2->header);
@@ -100,8 +101,9 @@ static int open_image(struct vd_qcow2 *qcow2, const struct vd_format_options *op
     qcow2->l1_offset = fields->l1_offset;
     qcow2->l1_entries = fields->l1_entries;
     format->size = fields->size;
-    format->is_locked = fields->crypt_method != VD_QCOW2_CRYPT_NONE && !qcow2->cipher;
-    ret = open_data(qcow2, options->files, err);
+    ret = vd_qcow2_crypt_open(qcow2, options, err);
+    if (ret == 0)
+        ret = open_data(qcow2, options->files, err);
     if (ret == 0)
         ret = open_tables(qcow2, options, err);
     return ret < 0 ? ret : make_ready(qcow2, err);
@@ -162,6 +164,9 @@ static int qcow2_info(struct vd_format *format, struct vd_format_info *info,
         info->backing_format = qcow2->header.backing_format;
     if (fields->incompatible & VD_QCOW2_DATA_FILE)
         info->data_name = qcow2->header.data_file;
+    if (format->is_locked)
+        info->flags |= VDISK_INFO_LOCKED;
+    info->encrypt = vd_qcow2_crypt_info(qcow2);
     return 0;
 }
 
@@ -169,6 +174,7 @@ const struct vd_format_driver vd_qcow2_driver = {
     .name = "qcow2",
     .cluster_bytes = 65536,
     .has_backing = true,
+    .encrypts = true,
     .data_file = VD_DATA_FILE_MAYBE,
     .probe = qcow2_probe,
     .open = qcow2_open,

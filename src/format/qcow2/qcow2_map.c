@@ -2,7 +2,7 @@
 /* The tables of a qcow2 image: where does a subcluster live? */
 #include <inttypes.h>
 
-#include "format/qcow2/qcow2_priv.h"
+#include "format/qcow2/qcow2_crypt.h"
 
 /* So many pages of tables are looked at for one answer. */
 #define MAP_PAGES 16u
@@ -246,8 +246,7 @@ static void answer_data(const struct vd_qcow2 *qcow2, const struct vd_qcow2_run 
     if (!qcow2->cipher)
         return;
     mapping->cipher = qcow2->cipher;
-    mapping->cipher_offset =
-        qcow2->header.fields.crypt_method == VD_QCOW2_CRYPT_LUKS ? host : mapping->guest.offset;
+    mapping->cipher_offset = vd_qcow2_cipher_offset(qcow2, mapping->guest.offset, host);
 }
 
 void vd_qcow2_answer(const struct vd_qcow2 *qcow2, struct vd_range guest,

@@ -37,8 +37,9 @@
 #include "format/qcow2/qcow2_header.h"
 #include "format/table_cache.h"
 
-struct vd_qcow2_writer; /* qcow2_write.h: what only a writable image has */
-struct vd_qcow2_dirty;  /* qcow2_bitmap.h: the bitmaps of an open image */
+struct vd_qcow2_writer;     /* qcow2_write.h: what only a writable image has */
+struct vd_qcow2_encryption; /* qcow2_crypt.h: the encryption of an encrypted image */
+struct vd_qcow2_dirty;      /* qcow2_bitmap.h: the bitmaps of an open image */
 
 struct vd_qcow2 {
     struct vd_format *format;
@@ -47,7 +48,8 @@ struct vd_qcow2 {
                                 open was for check or facts; else the same as file */
     struct vd_qcow2_geometry geometry;
     struct vd_qcow2_entry_rules rules;
-    const struct vd_cipher *cipher; /* of guest data; NULL: none, or there was no passphrase */
+    const struct vd_cipher *cipher;    /* of guest data; NULL: none, or there was no passphrase */
+    struct vd_qcow2_encryption *crypt; /* owned; NULL: not encrypted */
 
     /*
      * As in the file.  Changes while no other call runs, or under alloc_lock: then only fields

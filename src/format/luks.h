@@ -8,10 +8,10 @@
  *     more work than VD_LUKS_WORK_MAX.
  * L3  Keys and passphrases are wiped from memory of ours when they are not needed any more.
  */
-#ifndef VD_FORMAT_CRYPT_LUKS_H
-#define VD_FORMAT_CRYPT_LUKS_H
+#ifndef VD_FORMAT_LUKS_H
+#define VD_FORMAT_LUKS_H
 
-#include "format/crypt/crypt.h"
+#include "format/crypt.h"
 #include "format/crypt/luks_disk.h"
 #include "storage/storage.h"
 

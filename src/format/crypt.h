@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * What encryption is made of: ciphers by name, digests, keys from passphrases, random bytes.  The
- * only file that knows the library behind it is crypt_gcrypt.c; without that library all of it is
- * -ENOTSUP, but for the names and the limits.
+ * only file that knows the library behind it is crypt/crypt_gcrypt.c; without that library all of
+ * it is -ENOTSUP, but for the names and the limits.
  */
-#ifndef VD_FORMAT_CRYPT_CRYPT_H
-#define VD_FORMAT_CRYPT_CRYPT_H
+#ifndef VD_FORMAT_CRYPT_H
+#define VD_FORMAT_CRYPT_H
 
 #include <stdbool.h>
 
