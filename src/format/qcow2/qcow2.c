@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 #include "format/qcow2/qcow2_crypt.h"
+#include "format/qcow2/qcow2_write.h"
 
 static bool qcow2_probe(const struct vd_format_driver *driver, const uint8_t *head,
                         size_t head_bytes)
@@ -20,8 +21,15 @@ static bool is_for_check(const struct vd_format *format)
     return (format->flags & VD_FORMAT_CHECK) != 0;
 }
 
+/* Will there be changes of what the image maps?  (Not by check, which starts from anything.) */
+static bool is_for_writing(const struct vd_format *format)
+{
+    return vd_format_is_writable(format) && !is_for_check(format);
+}
+
 static void qcow2_free(struct vd_qcow2 *qcow2)
 {
+    vd_qcow2_writer_free(qcow2);
     vd_table_cache_destroy(&qcow2->tables);
     vd_qcow2_crypt_close(qcow2);
     if (qcow2->data != qcow2->file)
@@ -106,7 +114,11 @@ static int open_image(struct vd_qcow2 *qcow2, const struct vd_format_options *op
         ret = open_data(qcow2, options->files, err);
     if (ret == 0)
         ret = open_tables(qcow2, options, err);
-    return ret < 0 ? ret : make_ready(qcow2, err);
+    if (ret == 0)
+        ret = make_ready(qcow2, err);
+    if (ret == 0 && is_for_writing(format))
+        ret = vd_qcow2_writer_open(qcow2, err);
+    return ret;
 }
 
 static int qcow2_open(struct vd_format *format, const struct vd_format_options *options,
@@ -128,9 +140,12 @@ static int qcow2_open(struct vd_format *format, const struct vd_format_options *
 
 static int qcow2_close(struct vd_format *format, struct vdisk_error *err)
 {
-    (void)err;
-    qcow2_free(format->state);
-    return 0;
+    struct vd_qcow2 *qcow2 = format->state;
+    int ret = 0;
+    if (is_for_writing(format) && !atomic_load(&format->has_failed))
+        ret = vd_qcow2_finish(qcow2, err);
+    qcow2_free(qcow2);
+    return ret;
 }
 
 static int qcow2_info(struct vd_format *format, struct vd_format_info *info,
@@ -181,5 +196,12 @@ const struct vd_format_driver vd_qcow2_driver = {
     .close = qcow2_close,
     .info = qcow2_info,
     .map = vd_qcow2_map,
+    .map_for_write = vd_qcow2_map_for_write,
+    .map_encoded = vd_qcow2_map_encoded,
+    .write_done = vd_qcow2_write_done,
+    .map_zero = vd_qcow2_map_zero,
+    .flush = vd_qcow2_flush,
+    .resize = vd_qcow2_resize,
+    .empty = vd_qcow2_empty,
     .check = vd_qcow2_check,
 };
