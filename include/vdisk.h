@@ -1804,6 +1804,79 @@ VDISK_PUBLIC VDISK_MUST_CHECK int vdisk_compare(const struct vdisk_compare_optio
                                                 struct vdisk_compare_result *result,
                                                 struct vdisk_error *err);
 
+/* ------------------------------------------------------------------------------------------ */
+/* Recovering dirty bitmaps                                                                   */
+/* ------------------------------------------------------------------------------------------ */
+
+/**
+ * struct vdisk_bitmap_recover_options - which bitmap, and how; zero means the default
+ * @struct_bytes: sizeof(struct vdisk_bitmap_recover_options)
+ * @flags:        zero
+ * @workers:      pieces compared at once; default: twice the processors, at most 8; 64 at most
+ * @open_flags:   for opening the image: VDISK_OPEN_DIRECT, _SYNC
+ * @older_flags:  for opening @older: VDISK_OPEN_SHARE, _DIRECT, _SEQUENTIAL
+ * @name:         of the image
+ * @format:       its format, or NULL to look
+ * @bitmap:       name of the bitmap, which is inconsistent
+ * @older:        name of an image that holds what the disk was when the bitmap was last cleared,
+ *                such as the last backup; or NULL: all is dirty
+ * @older_format: its format, or NULL to look
+ * @network:      for images on servers, or NULL
+ * @gate:         which files the images may name, or NULL for none
+ * @passphrases:  for images that are encrypted, or NULL
+ * @progress:     called now and then, or NULL; the phase is "compare"
+ * @opaque:       for @progress
+ * @reserved:     zero
+ */
+struct vdisk_bitmap_recover_options {
+    size_t struct_bytes;
+    uint32_t flags;
+    uint32_t workers;
+    uint32_t open_flags;
+    uint32_t older_flags;
+    const char *name;
+    const char *format;
+    const char *bitmap;
+    const char *older;
+    const char *older_format;
+    const struct vdisk_network_options *network;
+    const struct vdisk_gate *gate;
+    const struct vdisk_passphrases *passphrases;
+    vdisk_progress_fn progress;
+    void *opaque;
+    uint64_t reserved;
+};
+
+/**
+ * struct vdisk_bitmap_recover_result - what a bitmap tells after it was recovered
+ * @struct_bytes:  [in] sizeof(struct vdisk_bitmap_recover_result)
+ * @virtual_bytes: size of the disk
+ * @dirty_bytes:   so much of it is dirty
+ */
+struct vdisk_bitmap_recover_result {
+    size_t struct_bytes;
+    uint64_t virtual_bytes;
+    uint64_t dirty_bytes;
+};
+
+/**
+ * vdisk_bitmap_recover() - make an inconsistent dirty bitmap one that can be used again
+ * @options: which, and how
+ * @result:  [in, out, may be NULL] struct_bytes set by the caller; filled in on success
+ * @err:     [out, may be NULL] the story
+ *
+ * It then tells of all that was written since it was last good: of the whole disk or, with @older,
+ * of each granule in which the disk differs from that image.  Where one of the two disks is
+ * shorter it counts as zeros.  The image is locked from before the comparison to the end.
+ *
+ * Return: 0, durable; -ENOENT: there is no such bitmap; -EINVAL: options, or the bitmap is
+ * consistent; -ENOTSUP: the format has no bitmaps; -ECANCELED; -EAGAIN: locked by another process;
+ * else as vdisk_image_open() and vdisk_bitmap_change().  On failure it is inconsistent as before.
+ */
+VDISK_PUBLIC VDISK_MUST_CHECK int vdisk_bitmap_recover(
+    const struct vdisk_bitmap_recover_options *options, struct vdisk_bitmap_recover_result *result,
+    struct vdisk_error *err);
+
 #ifdef __cplusplus
 }
 #endif

@@ -144,6 +144,19 @@ void vd_json_put_text(struct vd_json *json, json_t *object, const char *key, con
     put(json, object, key, value ? value : mended_string(text));
 }
 
+void vd_json_append_text(struct vd_json *json, json_t *array, const char *text)
+{
+    json_t *value = json_string(text);
+    if (json_array_append_new(array, value ? value : mended_string(text)) != 0)
+        json->has_failed = true;
+}
+
+void vd_cli_print_line(const char *text)
+{
+    for (; *text; text++)
+        putchar((unsigned char)*text < ' ' || *text == 0x7f ? '?' : *text);
+}
+
 int vd_json_print(struct vd_json *json)
 {
     int status = 0;

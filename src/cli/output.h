@@ -14,6 +14,9 @@
 /* "01234567-89ab-cdef-0123-456789abcdef" */
 const char *vd_uuid_text(const uint8_t uuid[16], char text[VD_UUID_TEXT_BYTES]);
 
+/* Prints @text, which anybody may have chosen, so that nothing in it looks like a line of ours. */
+void vd_cli_print_line(const char *text);
+
 /* JSON under construction; memory that runs out is noticed once, when it is printed. */
 struct vd_json {
     json_t *root;
@@ -40,6 +43,9 @@ void vd_json_put_bool(struct vd_json *json, json_t *object, const char *key, boo
 void vd_json_put_real(struct vd_json *json, json_t *object, const char *key, double value);
 /* @text that is not UTF-8 (a file name may be anything) is put with U+FFFD for the odd bytes. */
 void vd_json_put_text(struct vd_json *json, json_t *object, const char *key, const char *text);
+
+/* @text, as vd_json_put_text() puts it, at the end of @array. */
+void vd_json_append_text(struct vd_json *json, json_t *array, const char *text);
 
 /* Prints the root with an indent of 4, and frees it.  Returns the exit status, 0 or 1. */
 int vd_json_print(struct vd_json *json);

@@ -8,6 +8,7 @@
 static const struct vd_cli_verb *const verbs[] = {
     &vd_cmd_amend,
     &vd_cmd_bench,
+    &vd_cmd_bitmap,
     &vd_cmd_check,
     &vd_cmd_commit,
     &vd_cmd_compare,

@@ -7,6 +7,7 @@
 
 extern const struct vd_cli_verb vd_cmd_amend;
 extern const struct vd_cli_verb vd_cmd_bench;
+extern const struct vd_cli_verb vd_cmd_bitmap;
 extern const struct vd_cli_verb vd_cmd_check;
 extern const struct vd_cli_verb vd_cmd_commit;
 extern const struct vd_cli_verb vd_cmd_compare;

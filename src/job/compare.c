@@ -10,6 +10,7 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "job/compare.h"
 #include "job/compare_cursor.h"
 #include "job/job.h"
 #include "util/iov.h"
@@ -290,16 +291,16 @@ static int check_options(const struct vdisk_compare_options *options,
         return vd_err_set(
             err, EINVAL,
             "compare options: differences are listed by content only, not when strict");
-    if (!options->names[0] || !options->names[1])
-        return vd_err_set(err, EINVAL, "compare options: two names are needed");
     if (options->open_flags & (VDISK_OPEN_WRITE | VDISK_OPEN_CHECK))
         return vd_err_set(err, EINVAL, "compare options: images are only read");
     return 0;
 }
 
-static int open_images(struct compare *compare, struct vdisk_error *err)
+static int open_images(const struct vdisk_compare_options *options, struct vdisk_image **images,
+                       struct vdisk_error *err)
 {
-    const struct vdisk_compare_options *options = compare->options;
+    if (!options->names[0] || !options->names[1])
+        return vd_err_set(err, EINVAL, "compare options: two names are needed");
     for (int i = 0; i < 2; i++) {
         struct vdisk_open_options open = {
             .struct_bytes = sizeof(open),
@@ -309,24 +310,28 @@ static int open_images(struct compare *compare, struct vdisk_error *err)
             .passphrases = options->passphrases,
             .gate = options->gate,
         };
-        int ret = vdisk_image_open(options->names[i], &open, &compare->images[i], err);
+        int ret = vdisk_image_open(options->names[i], &open, &images[i], err);
         if (ret < 0)
             return ret;
-        compare->cursor.images[i] = compare->images[i];
+    }
+    return 0;
+}
+
+static void take_images(struct compare *compare, struct vdisk_image *const images[2])
+{
+    for (int i = 0; i < 2; i++) {
+        compare->images[i] = images[i];
+        compare->cursor.images[i] = images[i];
         compare->cursor.sizes[i] = vdisk_image_size(compare->images[i]);
         const struct vd_storage *file = vd_format_file(vd_image_format(compare->images[i]));
         if (vd_storage_caps(file) & VD_STORAGE_IS_REMOTE)
             compare->step_bytes = VD_COMPARE_PIECE_BYTES;
     }
     compare->failed_step = VDISK_COMPARE_READING; /* what is left to fail, unless an event says */
-    return 0;
 }
 
 static int run(struct compare *compare, struct vdisk_error *err)
 {
-    int ret = open_images(compare, err);
-    if (ret < 0)
-        return ret;
     const uint64_t *sizes = compare->cursor.sizes;
     compare->cursor.strict = (compare->options->flags & VDISK_COMPARE_STRICT) != 0;
     if (compare->cursor.strict && sizes[0] != sizes[1]) {
@@ -334,7 +339,7 @@ static int run(struct compare *compare, struct vdisk_error *err)
         return 0;
     }
     compare->limit = vd_max(sizes[0], sizes[1]);
-    ret = vd_job_phase(&compare->job, "compare", compare->limit, 0, err);
+    int ret = vd_job_phase(&compare->job, "compare", compare->limit, 0, err);
     if (ret == 0)
         ret = vd_workers_run(vd_job_workers(compare->options->workers), work, compare, err);
     if (ret == 0)
@@ -364,22 +369,45 @@ static void fill_result(const struct compare *compare, struct vdisk_compare_resu
     }
 }
 
+/* The options have been checked. */
+static int compare_open(struct vdisk_image *const images[2],
+                        const struct vdisk_compare_options *options,
+                        struct vdisk_compare_result *result, struct vdisk_error *err)
+{
+    struct compare compare = {.options = options, .step_bytes = STEP_BYTES};
+    vd_job_init(&compare.job, options->progress, options->opaque, 0);
+    vd_compare_cursor_init(&compare.cursor);
+    vd_mutex_init(&compare.lock);
+    take_images(&compare, images);
+    int ret = run(&compare, err);
+    fill_result(&compare, result);
+    vd_mutex_destroy(&compare.lock);
+    vd_compare_cursor_destroy(&compare.cursor);
+    vd_job_destroy(&compare.job);
+    return ret;
+}
+
+int vd_compare_images(struct vdisk_image *const images[2],
+                      const struct vdisk_compare_options *options,
+                      struct vdisk_compare_result *result, struct vdisk_error *err)
+{
+    int ret = check_options(options, result, err);
+    return ret < 0 ? ret : compare_open(images, options, result, err);
+}
+
 int vdisk_compare(const struct vdisk_compare_options *options, struct vdisk_compare_result *result,
                   struct vdisk_error *err)
 {
     int ret = check_options(options, result, err);
     if (ret < 0)
         return ret;
-    struct compare compare = {.options = options, .step_bytes = STEP_BYTES};
-    vd_job_init(&compare.job, options->progress, options->opaque, 0);
-    vd_compare_cursor_init(&compare.cursor);
-    vd_mutex_init(&compare.lock);
-    ret = run(&compare, err);
-    fill_result(&compare, result);
+    struct vdisk_image *images[2] = {NULL, NULL};
+    *result = (struct vdisk_compare_result){.struct_bytes = sizeof(*result),
+                                            .failed_step = VDISK_COMPARE_OPENING};
+    ret = open_images(options, images, err);
+    if (ret == 0)
+        ret = compare_open(images, options, result, err);
     for (int i = 0; i < 2; i++)
-        vdisk_image_close(compare.images[i], NULL); /* read-only: nothing to lose */
-    vd_mutex_destroy(&compare.lock);
-    vd_compare_cursor_destroy(&compare.cursor);
-    vd_job_destroy(&compare.job);
+        vdisk_image_close(images[i], NULL); /* read-only: nothing to lose */
     return ret;
 }
