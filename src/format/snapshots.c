@@ -23,6 +23,8 @@ int vd_format_snapshot_info(struct vd_format *format, size_t index,
     if (ret == -ENOENT && !inner.code)
         return vd_err_set(err, ENOENT, "%s: there is no snapshot number %zu",
                           vd_storage_name(format->file), index);
+    if (ret < 0)
+        vd_err_prefix(&inner, ret, "%s: ", vd_storage_name(format->file));
     return ret < 0 ? vd_err_copy(err, &inner) : 0;
 }
 
@@ -57,8 +59,8 @@ static int find_first(struct vd_format *format, const char *id, const char *name
     }
 }
 
-int vd_format_snapshot_find(struct vd_format *format, const struct vdisk_snapshot_key *key,
-                            size_t *index, struct vdisk_error *err)
+int vd_snapshot_find(struct vd_format *format, const struct vdisk_snapshot_key *key, size_t *index,
+                     struct vdisk_error *err)
 {
     const char *any = key->id_or_name;
     int ret = vd_snapshot_check_key(key, err);
@@ -69,13 +71,18 @@ int vd_format_snapshot_find(struct vd_format *format, const struct vdisk_snapsho
     if (ret < 0 || *index != SIZE_MAX)
         return ret;
     if (any)
-        return vd_err_set(err, ENOENT, "%s: there is no snapshot with the id or name '%s'",
-                          vd_storage_name(format->file), any);
-    return vd_err_set(err, ENOENT, "%s: there is no snapshot with%s%s%s%s%s%s%s",
-                      vd_storage_name(format->file), key->id ? " the id '" : "",
-                      key->id ? key->id : "", key->id ? "'" : "",
+        return vd_err_set(err, ENOENT, "there is no snapshot with the id or name '%s'", any);
+    return vd_err_set(err, ENOENT, "there is no snapshot with%s%s%s%s%s%s%s",
+                      key->id ? " the id '" : "", key->id ? key->id : "", key->id ? "'" : "",
                       key->id && key->name ? " and" : "", key->name ? " the name '" : "",
                       key->name ? key->name : "", key->name ? "'" : "");
+}
+
+int vd_format_snapshot_find(struct vd_format *format, const struct vdisk_snapshot_key *key,
+                            size_t *index, struct vdisk_error *err)
+{
+    int ret = vd_snapshot_find(format, key, index, err);
+    return ret < 0 ? vd_err_prefix(err, ret, "%s: ", vd_storage_name(format->file)) : 0;
 }
 
 /* Has the format snapshots, and may the image be changed? */

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 #include "format/qcow2/qcow2_crypt.h"
+#include "format/qcow2/qcow2_snapshot.h"
 #include "format/qcow2/qcow2_write.h"
 
 static bool qcow2_probe(const struct vd_format_driver *driver, const uint8_t *head,
@@ -34,6 +35,7 @@ static void qcow2_free(struct vd_qcow2 *qcow2)
     vd_qcow2_crypt_close(qcow2);
     if (qcow2->data != qcow2->file)
         vd_storage_close(qcow2->data);
+    vd_qcow2_snapshots_forget(qcow2);
     vd_qcow2_header_free(&qcow2->header);
     free(qcow2);
 }
@@ -129,13 +131,13 @@ static int qcow2_open(struct vd_format *format, const struct vd_format_options *
         return vd_err_nomem(err, "a qcow2 image");
     qcow2->format = format;
     qcow2->file = format->file;
-    int ret = open_image(qcow2, options, err);
-    if (ret < 0) {
-        qcow2_free(qcow2);
-        return ret;
-    }
     format->state = qcow2;
-    return 0;
+    int ret = open_image(qcow2, options, err);
+    if (ret == 0 && options->snapshot)
+        ret = vd_qcow2_snapshot_show(qcow2, options->snapshot, err);
+    if (ret < 0)
+        qcow2_free(qcow2);
+    return ret;
 }
 
 static int qcow2_close(struct vd_format *format, struct vdisk_error *err)
@@ -204,4 +206,5 @@ const struct vd_format_driver vd_qcow2_driver = {
     .resize = vd_qcow2_resize,
     .empty = vd_qcow2_empty,
     .check = vd_qcow2_check,
+    .snapshots = &vd_qcow2_snapshot_driver,
 };

@@ -40,6 +40,7 @@
 struct vd_qcow2_writer;     /* qcow2_write.h: what only a writable image has */
 struct vd_qcow2_encryption; /* qcow2_crypt.h: the encryption of an encrypted image */
 struct vd_qcow2_dirty;      /* qcow2_bitmap.h: the bitmaps of an open image */
+struct vd_qcow2_snapshots;  /* qcow2_snapshot_table.h */
 
 struct vd_qcow2 {
     struct vd_format *format;
@@ -65,6 +66,7 @@ struct vd_qcow2 {
 
     struct vd_qcow2_writer *writer; /* owned; NULL: read-only */
     struct vd_qcow2_dirty *dirty;   /* owned; NULL: no bitmaps have been looked at */
+    _Atomic(struct vd_qcow2_snapshots *) snapshots; /* owned; NULL: not looked at */
 };
 
 /* Neighbouring subclusters of one kind; those of data are neighbours in the file, too. */
