@@ -84,15 +84,17 @@ int vd_image_read_padded(struct vdisk_image *image, void *buf, struct vd_range g
  */
 struct vd_image_encoded {
     struct vd_range guest;
-    enum vd_codec codec;
     const void *bytes;
     uint32_t length; /* of @bytes */
 };
 
-/* Writes it as it is, as vdisk_image_pwrite() otherwise.  -ENOTSUP: this image has no such
- * clusters.
+/*
+ * Writes clusters as they are, otherwise as vdisk_image_pwrite().  They are in the order of the
+ * disk, and there may be others in between.  -ENOTSUP: this image takes
+ * none, or none of this kind.
  */
-int vd_image_write_encoded(struct vdisk_image *image, const struct vd_image_encoded *cluster,
+int vd_image_write_encoded(struct vdisk_image *image, enum vd_codec codec,
+                           const struct vd_image_encoded *clusters, size_t entries,
                            struct vdisk_error *err);
 
 /* Takes the image behind @image out, for the caller to close; NULL if there is none.  From then on

@@ -514,36 +514,6 @@ int vdisk_image_pwrite(struct vdisk_image *image, const void *buf, size_t length
     return vdisk_image_pwritev(image, &iov, 1, offset, err);
 }
 
-/* I3 */
-static int write_encoded(struct vdisk_image *image, const struct vd_image_encoded *cluster,
-                         struct vdisk_error *err)
-{
-    struct vd_guard_range mine;
-    struct vd_mapping mapping;
-    vd_guard_hold(&image->guard, &mine, vd_range_expand(cluster->guest, image->cluster_bytes));
-    int ret = vd_format_map_encoded(image->format, cluster->guest, cluster->codec, cluster->length,
-                                    &mapping, err);
-    if (ret == 0) {
-        ret = vd_storage_pwrite(mapping.storage, cluster->bytes, cluster->length,
-                                mapping.host_offset, err);
-        vd_format_write_done(image->format, &mapping, ret == 0);
-    }
-    vd_guard_release(&image->guard, &mine);
-    return ret;
-}
-
-int vd_image_write_encoded(struct vdisk_image *image, const struct vd_image_encoded *cluster,
-                           struct vdisk_error *err)
-{
-    int ret = vd_image_check_request(image, cluster->guest.offset, cluster->guest.length, err);
-    if (ret < 0)
-        return ret;
-    unsigned ticket = vd_format_enter(image->format); /* I1 */
-    ret = write_encoded(image, cluster, err);
-    vd_format_leave(image->format, ticket);
-    return ret;
-}
-
 /* Zeroes or discards as the format's map_zero() leads.  The clusters are held. */
 static int zero_held(const struct change *change, struct vd_range rest, unsigned flags,
                      struct vdisk_error *err)

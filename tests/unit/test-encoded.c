@@ -41,10 +41,9 @@ static void put_encoded(struct disk *disk, size_t index, enum vd_codec codec)
     uint64_t offset = index * CLUSTER_BYTES;
     const struct vd_image_encoded cluster = {
         .guest = vd_range(offset, vd_min(CLUSTER_BYTES, DISK_BYTES - offset)),
-        .codec = codec,
         .bytes = bytes,
         .length = (uint32_t)length};
-    VT_OK(vd_image_write_encoded(disk->image, &cluster, &vt_err));
+    VT_OK(vd_image_write_encoded(disk->image, codec, &cluster, 1, &vt_err));
 }
 
 static void trace_data(struct disk *disk)
@@ -190,6 +189,47 @@ static void test_costs(void **state)
     end(&disk);
 }
 
+/* Many at once, with others in between, are as few writes as there are places; and all or the
+ * first ones are there when one fails. */
+static void test_many(void **state)
+{
+    (void)state;
+    struct vt_random random = {.state = 29};
+    struct disk disk;
+    begin(&disk, true, 31);
+    struct vd_image_encoded clusters[CLUSTERS];
+    uint8_t bytes[CLUSTER_BYTES];
+    struct vd_encoder *encoder;
+    size_t length, entries = 0;
+    VT_OK(vd_encoder_new(VD_CODEC_ZSTD, 0, &encoder, &vt_err));
+    memset(bytes, 'x', sizeof(bytes));
+    uint8_t *encoded = vt_calloc(CLUSTER_BYTES, 1);
+    VT_OK(vd_encode(encoder, bytes, CLUSTER_BYTES, encoded, CLUSTER_BYTES, &length, &vt_err));
+    vd_encoder_free(encoder);
+    for (size_t i = 0; i + 1 < CLUSTERS; i += 1 + i % 3)
+        clusters[entries++] =
+            (struct vd_image_encoded){.guest = vd_range(i * CLUSTER_BYTES, CLUSTER_BYTES),
+                                      .bytes = encoded,
+                                      .length = (uint32_t)length};
+    for (size_t i = 0; i < entries; i++)
+        memcpy(disk.model + clusters[i].guest.offset, bytes, CLUSTER_BYTES);
+    assert_true(entries > 64);
+    VT_OK(vd_image_write_encoded(disk.image, VD_CODEC_ZSTD, clusters, entries, &vt_err));
+    assert_int_equal(vt_trace_count(disk.trace, VT_WRITE), vd_div_up(entries, 32));
+    check_read(&disk, &random, 0, DISK_BYTES);
+
+    /* The last one lies behind the disk: those of its batch are not there, the others are. */
+    memset(disk.model, 0, 32 * CLUSTER_BYTES);
+    clusters[entries - 1].guest.offset = CLUSTERS * CLUSTER_BYTES;
+    VT_OK(vdisk_image_write_zeroes(disk.image, 0, 32 * CLUSTER_BYTES, 0, &vt_err));
+    VT_FAILS(EINVAL, vd_image_write_encoded(disk.image, VD_CODEC_ZSTD, clusters, entries, &vt_err));
+    for (size_t i = 0; i < 32; i++)
+        memcpy(disk.model + clusters[i].guest.offset, bytes, CLUSTER_BYTES);
+    check_read(&disk, &random, 0, DISK_BYTES);
+    free(encoded);
+    end(&disk);
+}
+
 static void test_extents(void **state)
 {
     (void)state;
@@ -241,10 +281,10 @@ static void test_refused(void **state)
     struct vdisk_image *raw = cow_raw(cow_mem(CLUSTER_BYTES));
     const struct vd_image_encoded cluster = {
         .guest = vd_range(0, CLUSTER_BYTES), .bytes = "abc", .length = 3};
-    VT_FAILS(ENOTSUP, vd_image_write_encoded(raw, &cluster, &vt_err));
+    VT_FAILS(ENOTSUP, vd_image_write_encoded(raw, VD_CODEC_ZSTD, &cluster, 1, &vt_err));
     const struct vd_image_encoded behind = {
         .guest = vd_range(CLUSTER_BYTES, CLUSTER_BYTES), .bytes = "abc", .length = 3};
-    VT_FAILS(EINVAL, vd_image_write_encoded(raw, &behind, &vt_err));
+    VT_FAILS(EINVAL, vd_image_write_encoded(raw, VD_CODEC_ZSTD, &behind, 1, &vt_err));
     VT_OK(vdisk_image_close(raw, &vt_err));
 }
 
@@ -285,10 +325,10 @@ int main(void)
 {
     cmocka_set_message_output(CM_OUTPUT_TAP);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_reads),       cmocka_unit_test(test_writes),
-        cmocka_unit_test(test_costs),       cmocka_unit_test(test_extents),
-        cmocka_unit_test(test_bad_cluster), cmocka_unit_test(test_refused),
-        cmocka_unit_test(test_threads),
+        cmocka_unit_test(test_reads),   cmocka_unit_test(test_writes),
+        cmocka_unit_test(test_costs),   cmocka_unit_test(test_many),
+        cmocka_unit_test(test_extents), cmocka_unit_test(test_bad_cluster),
+        cmocka_unit_test(test_refused), cmocka_unit_test(test_threads),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
