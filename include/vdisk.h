@@ -994,9 +994,11 @@ enum vdisk_convert_flag {
     VDISK_CONVERT_NO_CREATE = 1 << 0,      /**< write into the image that is there, in place */
     VDISK_CONVERT_TARGET_IS_ZERO = 1 << 1, /**< that image reads as zero: with NO_CREATE */
     VDISK_CONVERT_ALLOCATE_ALL = 1 << 2,   /**< no holes in the target, zeros are not looked for */
-    VDISK_CONVERT_SALVAGE = 1 << 3,     /**< what cannot be read becomes zeros, and is reported */
-    VDISK_CONVERT_COPY_OFFLOAD = 1 << 4 /**< let the system copy, where it can; data is then not
+    VDISK_CONVERT_SALVAGE = 1 << 3,      /**< what cannot be read becomes zeros, and is reported */
+    VDISK_CONVERT_COPY_OFFLOAD = 1 << 4, /**< let the system copy, where it can; data is then not
                                              searched for zeros */
+    VDISK_CONVERT_COMPRESS = 1 << 5      /**< compress the clusters of the target; those that do not
+                                              shrink are written as they are */
 };
 
 /**
@@ -1021,6 +1023,7 @@ enum vdisk_convert_flag {
  * @sparse_bytes:   so many zero bytes in a row in the data become a hole: multiple of 512, at most
  *                  2 MiB; default 4096.  Formats with clusters look at whole clusters.
  * @rate_bytes:     most bytes of data a second; default: no limit
+ * @compression_level: with VDISK_CONVERT_COMPRESS: 1, fast, to 9, small; default: one of the fast
  * @network:        for sources on servers, or NULL
  * @passphrases:    for encrypted images, or NULL
  * @gate:           which files the images may name, or NULL for none
@@ -1052,7 +1055,8 @@ struct vdisk_convert_options {
     vdisk_progress_fn progress;
     vdisk_report_fn report;
     void *opaque;
-    uint64_t reserved;
+    uint32_t compression_level;
+    uint32_t reserved;
 };
 
 /**
@@ -1061,6 +1065,7 @@ struct vdisk_convert_options {
  * @virtual_bytes:  bytes of disk that were copied, holes included
  * @data_bytes:     bytes that were copied as data
  * @shared_bytes:   of these, bytes that the system copied, or shares between the files
+ * @compressed_bytes: of these, bytes that are in compressed clusters
  * @salvaged_bytes: bytes that could not be read and are zeros in the target
  */
 struct vdisk_convert_result {
@@ -1068,6 +1073,7 @@ struct vdisk_convert_result {
     uint64_t virtual_bytes;
     uint64_t data_bytes;
     uint64_t shared_bytes;
+    uint64_t compressed_bytes;
     uint64_t salvaged_bytes;
 };
 

@@ -13,6 +13,7 @@
 enum {
     KEY_TARGET_IS_ZERO = VD_CLI_KEY_VERB,
     KEY_SALVAGE,
+    KEY_LEVEL,
     KEY_BITMAPS,
     KEY_SKIP_BROKEN_BITMAPS,
     KEY_TARGET_IMAGE_OPTS,
@@ -27,6 +28,8 @@ static const struct vd_cli_option options[] = {
     {'F', NULL, "FMT", "format of BACKING"},
     {'n', NULL, NULL, "do not create the target, write into the image that is there"},
     {KEY_TARGET_IS_ZERO, "target-is-zero", NULL, "with -n: the target reads as zero already"},
+    {'c', NULL, NULL, "compress the clusters of the target (qcow2)"},
+    {KEY_LEVEL, "compression-level", "N", "with -c: 1, fast, to 9, small (default: a fast one)"},
     {'S', NULL, "SIZE", "so many zero bytes become a hole (default 4k); 0: no holes"},
     {'m', NULL, "N", "pieces copied at once (default 2 for each processor, at most 8)"},
     {'W', NULL, NULL, "write in any order: what vdisk does anyway, in every format it has"},
@@ -35,7 +38,6 @@ static const struct vd_cli_option options[] = {
     {'r', NULL, "RATE", "copy at most RATE bytes of data a second"},
     {KEY_SALVAGE, "salvage", NULL, "what can not be read becomes zeros, with a warning"},
     /* qemu-img's that have no meaning for the formats there are: refused, never ignored. */
-    {'c', "compress", NULL, NULL},
     {KEY_BITMAPS, "bitmaps", NULL, NULL},
     {KEY_SKIP_BROKEN_BITMAPS, "skip-broken-bitmaps", NULL, NULL},
     {KEY_TARGET_IMAGE_OPTS, "target-image-opts", NULL, NULL},
@@ -54,8 +56,6 @@ struct convert_args {
 static int refuse(struct vd_cli *cli, int key)
 {
     switch (key) {
-    case 'c':
-        return vd_cli_usage_error(cli, "-c: none of the formats that can be written compresses");
     case KEY_BITMAPS:
     case KEY_SKIP_BROKEN_BITMAPS:
         return vd_cli_usage_error(cli, "--bitmaps: none of the formats has persistent bitmaps");
@@ -77,6 +77,14 @@ static int take_sparse(const char *value, struct vdisk_convert_options *o)
     o->flags &= ~(uint32_t)VDISK_CONVERT_ALLOCATE_ALL;
     if (size == 0)
         o->flags |= VDISK_CONVERT_ALLOCATE_ALL;
+    return VD_CLI_GO;
+}
+
+static int take_level(struct vd_cli *cli, const char *value, struct vdisk_convert_options *o)
+{
+    if (value[0] < '1' || value[0] > '9' || value[1])
+        return vd_cli_usage_error(cli, "--compression-level: '%s' is not one of 1 to 9", value);
+    o->compression_level = (uint32_t)(value[0] - '0');
     return VD_CLI_GO;
 }
 
@@ -103,6 +111,11 @@ static int take(struct vd_cli *cli, void *opaque, int key, const char *value)
     case KEY_TARGET_IS_ZERO:
         args->options.flags |= VDISK_CONVERT_TARGET_IS_ZERO;
         break;
+    case 'c':
+        args->options.flags |= VDISK_CONVERT_COMPRESS;
+        break;
+    case KEY_LEVEL:
+        return take_level(cli, value, &args->options);
     case 'S':
         return take_sparse(value, &args->options);
     case 'm':
@@ -138,6 +151,10 @@ static int check_args(struct vd_cli *cli, const struct convert_args *args)
                                   "the backing file that it has");
     if (args->snapshot.is_given && cli->operand_count > 2)
         return vd_cli_usage_error(cli, "No support for concatenating multiple snapshot");
+    if (args->options.compression_level && !(flags & VDISK_CONVERT_COMPRESS))
+        return vd_cli_usage_error(cli, "--compression-level: has a meaning with -c only");
+    if ((flags & VDISK_CONVERT_COMPRESS) && (flags & VDISK_CONVERT_COPY_OFFLOAD))
+        return vd_cli_usage_error(cli, "Cannot enable copy offloading when -c is used");
     if ((flags & VDISK_CONVERT_SALVAGE) && (flags & VDISK_CONVERT_COPY_OFFLOAD))
         return vd_cli_usage_error(cli, "Cannot enable copy offloading when --salvage is used");
     return VD_CLI_GO;
@@ -162,6 +179,7 @@ static int print_result(const struct vd_cli *cli, const struct convert_args *arg
     vd_json_put_u64(&json, json.root, "virtual-size", result->virtual_bytes);
     vd_json_put_u64(&json, json.root, "data-bytes", result->data_bytes);
     vd_json_put_u64(&json, json.root, "shared-bytes", result->shared_bytes);
+    vd_json_put_u64(&json, json.root, "compressed-bytes", result->compressed_bytes);
     vd_json_put_u64(&json, json.root, "salvaged-bytes", result->salvaged_bytes);
     return vd_json_print(&json);
 }
@@ -226,8 +244,8 @@ static int run(struct vd_cli *cli, int argc, char **argv)
 const struct vd_cli_verb vd_cmd_convert = {
     .name = "convert",
     .synopsis =
-        "[-f FMT] [-O FMT] [-o OPTIONS] [-B BACKING -F FMT] [-n [--target-is-zero]] [-S "
-        "SIZE] [-m N] [-W] [-C] "
+        "[-f FMT] [-O FMT] [-o OPTIONS] [-B BACKING -F FMT] [-n [--target-is-zero]] [-c "
+        "[--compression-level=N]] [-S SIZE] [-m N] [-W] [-C] "
         "[-r RATE] [-l SNAPSHOT] [--salvage] [-t CACHE] [-T CACHE] [-U] [-p] [-q] SOURCE... TARGET",
     .help = "Copy a disk into a new image",
     .text =

@@ -94,18 +94,41 @@ int vd_image_copy(const struct vd_image_copy *copy, uint64_t *done, struct vdisk
     return ret;
 }
 
+/* Where the bytes of @mapping are in its storage. */
+static struct vd_range place_of(const struct vd_mapping *mapping)
+{
+    bool is_encoded = mapping->kind == VD_MAP_ENCODED;
+    return vd_range(mapping->host_offset,
+                    is_encoded ? mapping->encoded_bytes : mapping->guest.length);
+}
+
 void vd_image_write_behind(struct vdisk_image *image, uint64_t offset, uint64_t length)
 {
     if (vd_image_check_request(image, offset, length, NULL) < 0)
         return;
     unsigned ticket = vd_format_enter(image->format);
     struct vd_range rest = vd_range(offset, length);
+    struct vd_range run = vd_range(0, 0); /* in `storage`, in one piece so far */
+    struct vd_storage *storage = NULL;
     struct vd_mapping mapping;
     while (rest.length && vd_format_map(image->format, rest, &mapping, NULL) == 0) {
-        if (mapping.kind == VD_MAP_DATA)
-            vd_storage_write_behind(mapping.storage,
-                                    vd_range(mapping.host_offset, mapping.guest.length));
+        struct vd_range place = place_of(&mapping);
+        bool has_bytes = mapping.kind == VD_MAP_DATA || mapping.kind == VD_MAP_ENCODED;
         rest = vd_range(vd_range_end(mapping.guest), rest.length - mapping.guest.length);
+        if (!has_bytes)
+            continue;
+        /* Stored lengths of compressed clusters may reach into the next one. */
+        if (mapping.storage == storage && place.offset >= run.offset &&
+            place.offset <= vd_range_end(run)) {
+            run.length = vd_max(vd_range_end(run), vd_range_end(place)) - run.offset;
+            continue;
+        }
+        if (storage)
+            vd_storage_write_behind(storage, run);
+        storage = mapping.storage;
+        run = place;
     }
+    if (storage)
+        vd_storage_write_behind(storage, run);
     vd_format_leave(image->format, ticket);
 }

@@ -7,11 +7,13 @@
  * C3  What the target is known to read as zero is not written.
  * C4  Of a new overlay, what its backing image has already is not written; so where nothing is
  *     written, it shows what it should.
+ * C5  If clusters are compressed, pieces are written in their order (convert_compress.h: Z1, Z2).
  */
 #include <inttypes.h>
 #include <string.h>
 
 #include "image/copy.h"
+#include "job/convert_compress.h"
 #include "job/convert_cursor.h"
 #include "job/convert_overlay.h"
 #include "job/convert_source.h"
@@ -21,6 +23,7 @@
 #include "util/mem.h"
 #include "util/workers.h"
 
+#define LEVEL_MAX          9u            /* of compression */
 #define GRAIN_BYTES        4096u         /* default of sparse_bytes; block of file systems */
 #define ZERO_BYTES_MAX     (64ull << 20) /* written as zeros at once */
 #define SKIP_BYTES_MAX     (1ull << 40)  /* passed over at once */
@@ -37,12 +40,22 @@ struct convert {
     size_t grain_bytes;                /* zeros are looked for in these */
     size_t sparse_bytes;               /* shortest run of zeros that becomes a hole */
     bool allocate_all;
+    bool compresses;
     bool copies_unread; /* by the system, without a look for zeros */
 
     struct vd_mutex report_lock; /* held during the caller's report function */
     atomic_uint_least64_t data_bytes;
+    atomic_uint_least64_t compressed_bytes;
     atomic_uint_least64_t shared_bytes;
     atomic_uint_least64_t salvaged_bytes;
+};
+
+/* One thread's. */
+struct worker {
+    struct convert *convert;
+    uint8_t *buf;                      /* a piece, and for overlays what is behind it */
+    struct vd_convert_encoder encoder; /* if clusters are compressed */
+    uint64_t piece;                    /* number of the one that it deals with */
 };
 
 /* ---- Target ---- */
@@ -116,9 +129,49 @@ static size_t next_run(const struct convert *convert, const uint8_t *buf, size_t
     }
 }
 
-static int write_data(struct convert *convert, const uint8_t *buf, struct vd_range range,
+/* Clusters of one kind, of those that are encoded. */
+static int write_run(struct worker *worker, const struct vd_image_encoded *clusters, size_t entries,
+                     struct vdisk_error *err)
+{
+    struct convert *convert = worker->convert;
+    struct vdisk_image *image = convert->target.image;
+    uint64_t start = clusters[0].guest.offset;
+    struct vd_range range = vd_range(start, vd_range_end(clusters[entries - 1].guest) - start);
+    if (!clusters[0].bytes)
+        return write_zeros(convert, range, err);
+    atomic_fetch_add(&convert->data_bytes, range.length);
+    if (!clusters[0].length)
+        return target_failed(
+            convert,
+            vdisk_image_pwrite(image, clusters[0].bytes, (size_t)range.length, range.offset, err),
+            err);
+    atomic_fetch_add(&convert->compressed_bytes, range.length);
+    return target_failed(
+        convert, vd_image_write_encoded(image, worker->encoder.codec, clusters, entries, err), err);
+}
+
+/* C5 */
+static int write_compressed(struct worker *worker, uint8_t *buf, struct vd_range range,
+                            struct vdisk_error *err)
+{
+    struct vd_convert_encoder *encoder = &worker->encoder;
+    int ret = vd_convert_encoder_run(encoder, buf, range, err);
+    if (ret == 0)
+        ret = vd_job_turn_wait(&worker->convert->job, worker->piece, err);
+    for (size_t done = 0; done < encoder->entries && ret == 0;) {
+        size_t run = vd_convert_encoder_run_length(encoder, done);
+        ret = write_run(worker, encoder->clusters + done, run, err);
+        done += run;
+    }
+    return ret;
+}
+
+static int write_data(struct worker *worker, uint8_t *buf, struct vd_range range,
                       struct vdisk_error *err)
 {
+    struct convert *convert = worker->convert;
+    if (convert->compresses)
+        return write_compressed(worker, buf, range, err);
     bool is_end_of_disk = vd_range_end(range) == convert->source.size;
     int ret = 0;
     while (range.length && ret == 0) {
@@ -242,10 +295,10 @@ static int copy_unread(struct convert *convert, struct vd_range range, uint64_t 
 /* ---- Pieces of a new overlay (C4) ---- */
 
 /* Writes what differs, in whole grains. */
-static int write_changes(struct convert *convert, const uint8_t *buf, const uint8_t *behind,
+static int write_changes(struct worker *worker, uint8_t *buf, const uint8_t *behind,
                          struct vd_range range, struct vdisk_error *err)
 {
-    size_t grain = convert->grain_bytes, length = (size_t)range.length, start = 0, at = 0;
+    size_t grain = worker->convert->grain_bytes, length = (size_t)range.length, start = 0, at = 0;
     int ret = 0;
     while (at < length && ret == 0) {
         size_t step = length - at < grain ? length - at : grain;
@@ -253,8 +306,7 @@ static int write_changes(struct convert *convert, const uint8_t *buf, const uint
         at += step;
         size_t end = differs ? at : at - step; /* of what differs, from start on */
         if (end > start && (!differs || at == length))
-            ret =
-                write_data(convert, buf + start, vd_range(range.offset + start, end - start), err);
+            ret = write_data(worker, buf + start, vd_range(range.offset + start, end - start), err);
         if (!differs)
             start = at;
     }
@@ -262,10 +314,10 @@ static int write_changes(struct convert *convert, const uint8_t *buf, const uint
 }
 
 /* Deals with one piece; what is the same by its place is not even read. */
-static int copy_changes(struct convert *convert, uint8_t *buf, struct vd_range range,
-                        struct vdisk_error *err)
+static int copy_changes(struct worker *worker, struct vd_range range, struct vdisk_error *err)
 {
-    uint8_t *behind = buf + VD_CONVERT_PIECE_BYTES;
+    struct convert *convert = worker->convert;
+    uint8_t *buf = worker->buf, *behind = buf + VD_CONVERT_PIECE_BYTES;
     int ret = 0;
     while (range.length && ret == 0) {
         struct vd_range unknown;
@@ -276,42 +328,57 @@ static int copy_changes(struct convert *convert, uint8_t *buf, struct vd_range r
             ret = target_failed(
                 convert, vd_image_read_padded(convert->target.behind, behind, unknown, err), err);
         if (ret == 0 && unknown.length)
-            ret = write_changes(convert, buf, behind, unknown, err);
+            ret = write_changes(worker, buf, behind, unknown, err);
         if (ret == 0)
             range = vd_range(vd_range_end(unknown), vd_range_end(range) - vd_range_end(unknown));
     }
     return ret;
 }
 
-static int copy_data(struct convert *convert, uint8_t *buf, struct vd_range range,
-                     struct vdisk_error *err)
+static int copy_data(struct worker *worker, struct vd_range range, struct vdisk_error *err)
 {
+    struct convert *convert = worker->convert;
     uint64_t done = 0;
     int ret = vd_job_throttle(&convert->job, range.length, err);
     if (ret == 0 && convert->target.behind && !convert->allocate_all)
-        return copy_changes(convert, buf, range, err);
-    if (ret == 0 && !(convert->options->flags & VDISK_CONVERT_SALVAGE))
+        return copy_changes(worker, range, err);
+    if (ret == 0 && !convert->compresses && !(convert->options->flags & VDISK_CONVERT_SALVAGE))
         ret = copy_unread(convert, range, &done, err);
     struct vd_range rest = vd_range(range.offset + done, range.length - done);
     if (ret < 0 || !rest.length)
         return ret;
-    ret = read_data(convert, buf, rest, err);
+    ret = read_data(convert, worker->buf, rest, err);
     if (ret == 0)
-        ret = write_data(convert, buf, rest, err);
+        ret = write_data(worker, worker->buf, rest, err);
     if (ret == 0 && convert->target.is_durable)
         vd_image_write_behind(convert->target.image, rest.offset, rest.length);
     return ret;
 }
 
-static int copy_pieces(struct convert *convert, uint8_t *buf, struct vdisk_error *err)
+static int copy_piece(struct worker *worker, const struct vd_convert_piece *piece,
+                      struct vdisk_error *err)
 {
+    struct convert *convert = worker->convert;
+    worker->piece = piece->index;
+    int ret = piece->is_zero ? write_zeros(convert, piece->range, err)
+                             : copy_data(worker, piece->range, err);
+    if (ret == 0 && convert->compresses) {
+        ret = vd_job_turn_wait(&convert->job, piece->index, err);
+        if (ret == 0)
+            vd_job_turn_done(&convert->job);
+    }
+    return ret;
+}
+
+static int copy_pieces(struct worker *worker, struct vdisk_error *err)
+{
+    struct convert *convert = worker->convert;
     for (;;) {
         struct vd_convert_piece piece;
         int ret = vd_convert_cursor_next(&convert->cursor, &piece, err);
         if (ret < 0 || !piece.range.length)
             return ret;
-        ret = piece.is_zero ? write_zeros(convert, piece.range, err)
-                            : copy_data(convert, buf, piece.range, err);
+        ret = copy_piece(worker, &piece, err);
         if (ret < 0)
             return ret;
         struct vd_job_step step = {
@@ -328,9 +395,19 @@ static int work(void *opaque, unsigned index, struct vdisk_error *err)
 {
     (void)index;
     struct convert *convert = opaque;
+    struct worker worker = {.convert = convert, .encoder = {.keeps_zeros = convert->allocate_all}};
     size_t pieces = convert->target.behind ? 2 : 1;
-    CLEANUP_FREE uint8_t *buf = vd_alloc_io(pieces * VD_CONVERT_PIECE_BYTES);
-    int ret = buf ? copy_pieces(convert, buf, err) : vd_err_nomem(err, "a copy buffer");
+    int ret = 0;
+    worker.buf = vd_alloc_io(pieces * VD_CONVERT_PIECE_BYTES);
+    if (!worker.buf)
+        ret = vd_err_nomem(err, "a copy buffer");
+    if (ret == 0 && convert->compresses)
+        ret = vd_convert_encoder_init(&worker.encoder, convert->target.image,
+                                      convert->options->compression_level, err);
+    if (ret == 0)
+        ret = copy_pieces(&worker, err);
+    vd_convert_encoder_destroy(&worker.encoder);
+    free(worker.buf);
     return ret < 0 ? vd_job_fail(&convert->job, err) : 0;
 }
 
@@ -351,10 +428,10 @@ static int check_options(const struct vdisk_convert_options *options, struct vdi
 {
     const uint32_t flags_all = VDISK_CONVERT_NO_CREATE | VDISK_CONVERT_TARGET_IS_ZERO |
                                VDISK_CONVERT_ALLOCATE_ALL | VDISK_CONVERT_SALVAGE |
-                               VDISK_CONVERT_COPY_OFFLOAD;
+                               VDISK_CONVERT_COPY_OFFLOAD | VDISK_CONVERT_COMPRESS;
     if (options->struct_bytes != sizeof(*options) || options->reserved)
         return vd_err_set(err, EINVAL,
-                          "convert options: struct_bytes is %zu and reserved %" PRIu64
+                          "convert options: struct_bytes is %zu and reserved %" PRIu32
                           ": this library wants %zu and 0",
                           options->struct_bytes, options->reserved, sizeof(*options));
     if (options->flags & ~flags_all)
@@ -372,6 +449,16 @@ static int check_options(const struct vdisk_convert_options *options, struct vdi
         return vd_err_set(err, EINVAL,
                           "convert options: salvaging needs to read, and does not go with copy "
                           "offload");
+    if ((options->flags & VDISK_CONVERT_COMPRESS) && (options->flags & VDISK_CONVERT_COPY_OFFLOAD))
+        return vd_err_set(err, EINVAL,
+                          "convert options: compressing needs to read, and does not go with copy "
+                          "offload");
+    if (options->compression_level > LEVEL_MAX ||
+        (options->compression_level && !(options->flags & VDISK_CONVERT_COMPRESS)))
+        return vd_err_set(err, EINVAL,
+                          "convert options: compression_level is %" PRIu32
+                          ": at most %u, and only with VDISK_CONVERT_COMPRESS",
+                          options->compression_level, LEVEL_MAX);
     if (options->sparse_bytes % 512 || options->sparse_bytes > VD_CONVERT_PIECE_BYTES)
         return vd_err_set(err, EINVAL,
                           "convert options: sparse_bytes is %" PRIu64
@@ -403,6 +490,7 @@ static int prepare(struct convert *convert, struct vdisk_error *err)
     convert->grain_bytes = cluster > 1 ? cluster : vd_min(sparse, GRAIN_BYTES);
     convert->sparse_bytes = vd_max(sparse, convert->grain_bytes);
     convert->allocate_all = (options->flags & VDISK_CONVERT_ALLOCATE_ALL) != 0;
+    convert->compresses = (options->flags & VDISK_CONVERT_COMPRESS) != 0;
     convert->copies_unread =
         convert->allocate_all || (options->flags & VDISK_CONVERT_COPY_OFFLOAD) != 0;
     convert->cursor.source = &convert->source;
@@ -426,8 +514,8 @@ static unsigned choose_workers(const struct convert *convert)
     const struct vdisk_convert_options *options = convert->options;
     unsigned workers = vd_job_workers(options->workers);
     bool is_cached =
-        (options->target_flags & (VDISK_OPEN_UNSAFE | VDISK_OPEN_DIRECT | VDISK_OPEN_SYNC)) ==
-        VDISK_OPEN_UNSAFE;
+        !convert->compresses && (options->target_flags & (VDISK_OPEN_UNSAFE | VDISK_OPEN_DIRECT |
+                                                          VDISK_OPEN_SYNC)) == VDISK_OPEN_UNSAFE;
     for (size_t i = 0; i < options->source_entries; i++)
         is_cached = is_cached && vd_storage_name_is_local(options->sources[i]);
     return options->workers || !is_cached ? workers : (unsigned)vd_min(workers, 2);
@@ -508,6 +596,7 @@ int vdisk_convert(const struct vdisk_convert_options *options, struct vdisk_conv
             .virtual_bytes = convert.source.size,
             .data_bytes = atomic_load(&convert.data_bytes),
             .shared_bytes = atomic_load(&convert.shared_bytes),
+            .compressed_bytes = atomic_load(&convert.compressed_bytes),
             .salvaged_bytes = atomic_load(&convert.salvaged_bytes),
         };
     vd_convert_target_abandon(&convert.target);

@@ -8,6 +8,7 @@
 void vd_convert_cursor_init(struct vd_convert_cursor *cursor)
 {
     cursor->position = 0;
+    cursor->index = 0;
     cursor->known = (struct vd_convert_piece){0};
     vd_mutex_init(&cursor->lock);
 }
@@ -112,6 +113,7 @@ static int next_locked(struct vd_convert_cursor *cursor, struct vd_convert_piece
     if (ret < 0)
         return ret;
     piece->range = vd_range(start, end - start);
+    piece->index = cursor->index++;
     cursor->position = end;
     return 0;
 }

@@ -18,6 +18,7 @@
 /* A stretch of the whole that is one kind. */
 struct vd_convert_piece {
     struct vd_range range;
+    uint64_t index; /* 0, 1, ... */
     bool is_zero;
 };
 
@@ -29,6 +30,7 @@ struct vd_convert_cursor {
 
     struct vd_mutex lock;
     uint64_t position;             /* under lock: start of the next piece */
+    uint64_t index;                /* under lock: its number */
     struct vd_convert_piece known; /* under lock: last answer of the source */
 };
 

@@ -52,6 +52,54 @@ static int check_no_link(const struct vd_convert_target *target,
                       name, target->file.name);
 }
 
+static int refuse_format(const char *name, const struct vd_format_driver *driver,
+                         struct vdisk_error *err)
+{
+    return vd_err_set(err, ENOTSUP,
+                      "%s: images of format %s have no compressed clusters: use another one (-O "
+                      "qcow2)",
+                      name, vd_format_driver_name(driver));
+}
+
+/* Does the image take compressed clusters, if those are wanted?  Nothing has been written to it. */
+static int check_takes_encoded(const struct vd_convert_target *target,
+                               const struct vdisk_convert_options *options, struct vdisk_error *err)
+{
+    struct vd_format_info info;
+    const struct vd_format *format = vd_image_format(target->image);
+    if (!(options->flags & VDISK_CONVERT_COMPRESS))
+        return 0;
+    int ret = vd_format_info(vd_image_format(target->image), &info, err);
+    if (ret < 0 || info.takes_encoded)
+        return ret;
+    if (!vd_format_driver_has_encoded(vd_format_driver_of(format)))
+        return refuse_format(options->target, vd_format_driver_of(format), err);
+    return vd_err_set(err, ENOTSUP, "%s: an image %s has no compressed clusters", options->target,
+                      info.data_name ? "with a data file" : "that is encrypted");
+}
+
+/* The same of an image that is to be made; asked before any file is touched. */
+static int check_will_take_encoded(const struct vdisk_convert_options *options,
+                                   const struct vd_format_driver *driver,
+                                   const struct vdisk_create_options *create,
+                                   struct vdisk_error *err)
+{
+    if (!(options->flags & VDISK_CONVERT_COMPRESS))
+        return 0;
+    if (!vd_format_driver_has_encoded(driver))
+        return refuse_format(options->target, driver, err);
+    if (create->data_file || create->encrypt)
+        return vd_err_set(err, ENOTSUP, "%s: an image %s has no compressed clusters",
+                          options->target,
+                          create->data_file ? "with a data file" : "that is encrypted");
+    if (create->preallocation != VDISK_PREALLOCATION_OFF)
+        return vd_err_set(err, EINVAL,
+                          "%s: what is compressed takes places of its own: compression does not go "
+                          "with preallocation",
+                          options->target);
+    return 0;
+}
+
 /* Makes the new image under its temporary name, and opens it: the user has named what it names. */
 static int make_target(struct vd_convert_target *target,
                        const struct vdisk_convert_options *options,
@@ -104,9 +152,13 @@ static int create_target(struct vd_convert_target *target,
     ret = vd_image_check_create(format, &create, &driver, err);
     if (ret < 0)
         return vd_err_prefix(err, ret, "%s: ", options->target);
-    ret = vd_new_file_open(&target->file, options->target, err);
+    ret = check_will_take_encoded(options, driver, &create, err);
+    if (ret == 0)
+        ret = vd_new_file_open(&target->file, options->target, err);
     if (ret == 0)
         ret = make_target(target, options, driver, &create, err);
+    if (ret == 0)
+        ret = check_takes_encoded(target, options, err);
     return ret < 0 ? ret : look_for_zeros(target, err);
 }
 
@@ -124,7 +176,7 @@ static int open_target(struct vd_convert_target *target,
                           ": resize it first",
                           options->target, vdisk_image_size(target->image), size);
     target->reads_zero = (options->flags & VDISK_CONVERT_TARGET_IS_ZERO) != 0;
-    return 0;
+    return check_takes_encoded(target, options, err);
 }
 
 int vd_convert_target_open(struct vd_convert_target *target,

@@ -123,6 +123,22 @@ check 'a new file obeys the umask' test "$(stat -c %a t)" = 640
 rm t
 
 # --- refusals
+echo precious > t
+want 1 '-c into raw' vdisk convert -c a t
+err_has '^vdisk: t: images of format raw have no compressed clusters: use another one \(-O qcow2\)$'
+want 1 '-c into gow3' vdisk convert -c -O gow3 a t
+want 1 '-c -n into raw' vdisk convert -c -n -O raw b t
+check 'the file is as it was' grep -q precious t
+want 1 '-c with -C' vdisk convert -c -C a t
+err_has 'Cannot enable copy offloading when -c is used'
+want 1 'a level without -c' vdisk convert --compression-level=3 a t
+err_has '^vdisk: convert: --compression-level: has a meaning with -c only$'
+for level in 0 10 a ''; do
+    want 1 "level '$level'" vdisk convert -c --compression-level="$level" a t
+done
+err_has "^vdisk: convert: --compression-level: '' is not one of 1 to 9$"
+rm t
+
 want 1 'the same file' vdisk convert a a
 err_has '^vdisk: a: source and target are the same file \(a\)$'
 ln -s a soft
@@ -147,7 +163,7 @@ want 1 'an overlay of a format without' vdisk convert -B x -F raw a b
 err_is "vdisk: Backing file not supported for file format 'raw'"
 want 1 'a format of no backing file' vdisk convert -F raw a b
 err_is 'vdisk: -F has no meaning without a backing file (-b)'
-for option in -c --bitmaps --skip-broken-bitmaps --target-image-opts \
+for option in --bitmaps --skip-broken-bitmaps --target-image-opts \
     --image-opts '--object x'; do
     # shellcheck disable=SC2086 # an option and its argument
     want 1 "$option is refused" vdisk convert $option a b

@@ -440,7 +440,7 @@ static void check_cursor(const struct vd_convert_source *source, uint64_t unit_b
         .source = source, .unit_bytes = unit_bytes, .zero_bytes_max = (1 + below(4)) * 2u << 20};
     struct vd_convert_piece piece;
     struct vdisk_error err = {0};
-    uint64_t at = 0;
+    uint64_t at = 0, pieces = 0;
     vd_convert_cursor_init(&cursor);
     for (;;) {
         assert_int_equal(vd_convert_cursor_next(&cursor, &piece, &err), 0);
@@ -449,6 +449,7 @@ static void check_cursor(const struct vd_convert_source *source, uint64_t unit_b
         assert_int_equal(piece.range.offset, at);   /* C1 */
         assert_true(vd_is_aligned(at, unit_bytes)); /* C2 */
         at = vd_range_end(piece.range);
+        assert_int_equal(piece.index, pieces++);
         for (uint64_t i = piece.range.offset; piece.is_zero && i < at; i++)
             assert_int_equal(expected[i], 0);
         if (!piece.is_zero)
