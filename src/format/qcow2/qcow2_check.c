@@ -159,6 +159,8 @@ static int begin_look(struct vd_qcow2_check_run *run, struct vdisk_error *err)
     run->has_io_errors = false;
     run->bad_entries = 0;
     run->bad_bitmaps = false;
+    run->bad_snapshots = false;
+    run->snapshot_bytes = 0;
     run->extra_bytes = VD_QCOW2_CHECK_EXTRA_BYTES;
     run->block_index = UINT64_MAX;
     run->end = 0;

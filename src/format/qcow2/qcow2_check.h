@@ -44,6 +44,7 @@ struct vd_qcow2_old_l1 {
     uint64_t offset;
     uint64_t entries;
     uint64_t weight; /* so many snapshots have it */
+    uint64_t moved;  /* where a repair has put it; 0: nowhere else */
 };
 
 struct vd_qcow2_check_run {
@@ -69,7 +70,9 @@ struct vd_qcow2_check_run {
     bool needs_rebuild;   /* refcounts can not be mended where they are */
     bool has_io_errors;   /* something could not be read: nothing is mended */
     uint64_t bad_entries; /* of tables: to be mended one by one */
-    bool bad_bitmaps;     /* some lead nowhere */
+    bool bad_bitmaps;             /* some lead nowhere */
+    bool bad_snapshots;           /* the snapshot table has to be made anew */
+    uint64_t snapshot_bytes;      /* of the snapshot table */
     uint64_t extra_bytes; /* K2: left */
     unsigned reports;
 

@@ -112,33 +112,38 @@ static bool copied_is_right(struct vd_qcow2_check_run *run, uint64_t entry, uint
     return !is_known || is_one == is_copied;
 }
 
+static void bad_l1_entry(struct vd_qcow2_check_run *run, const struct l1_walk *walk,
+                         uint64_t index, uint64_t entry, const char *what)
+{
+    run->bad_entries++;
+    vd_qcow2_check_corruption(run, walk->weight,
+                              "L1 table at %#" PRIx64 ", entry %" PRIu64 ": %#" PRIx64 ": %s",
+                              walk->offset, index, entry, what);
+}
+
 static int look_at_l1_entry(struct vd_qcow2_check_run *run, const struct l1_walk *walk,
                             uint64_t index, uint64_t entry, struct vdisk_error *err)
 {
     uint64_t offset = entry & VD_QCOW2_ENTRY_OFFSET;
-    if (entry & VD_QCOW2_L1_RESERVED) {
-        run->bad_entries++;
-        vd_qcow2_check_corruption(run, walk->weight,
-                                  "L1 entry %" PRIu64 ": %#" PRIx64 " has reserved bits set", index,
-                                  entry);
+    if (entry & VD_QCOW2_L1_RESERVED)
+        bad_l1_entry(run, walk, index, entry, "reserved bits are set");
+    if (offset == 0) {
+        if (entry & VD_QCOW2_ENTRY_COPIED)
+            bad_l1_entry(run, walk, index, entry, "the copied bit is set, but there is no table");
+        return 0;
     }
-    if (walk->is_active && offset && !copied_is_right(run, entry, offset))
+    if (walk->is_active && !copied_is_right(run, entry, offset))
         vd_qcow2_check_corruption(run, walk->weight,
-                                  "L1 entry %" PRIu64 ": %#" PRIx64
+                                  "L1 table at %#" PRIx64 ", entry %" PRIu64 ": %#" PRIx64
                                   ": the copied bit is not as the refcount of the table says",
-                                  index, entry);
-    int ret = vd_qcow2_check_refer(run, vd_range(offset, run->geometry.cluster_bytes), walk->weight,
-                                   "L2 table", err);
-    if (!vd_is_aligned(offset, run->geometry.cluster_bytes)) {
+                                  walk->offset, index, entry);
+    if (!vd_is_aligned(offset, run->geometry.cluster_bytes))
+        bad_l1_entry(run, walk, index, entry, "not at the start of a cluster");
+    if (vd_qcow2_check_is_behind(run, offset, run->geometry.cluster_bytes))
         run->bad_entries++;
-        vd_qcow2_check_corruption(run, walk->weight,
-                                  "L1 entry %" PRIu64 ": L2 table at %#" PRIx64
-                                  " is not at the start of a cluster",
-                                  index, offset);
-    }
-    if (ret < 0 || offset == 0)
-        return ret;
-    return add_way(run, offset, walk, index, err);
+    int ret = vd_qcow2_check_refer(run, vd_range(offset, run->geometry.cluster_bytes),
+                                   walk->weight, "L2 table", err);
+    return ret < 0 ? ret : add_way(run, offset, walk, index, err);
 }
 
 static int walk_l1(struct vd_qcow2_check_run *run, const struct l1_walk *walk,

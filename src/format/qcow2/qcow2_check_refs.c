@@ -67,7 +67,7 @@ enum block_state {
 static enum block_state state_of_block(const struct vd_qcow2_check_run *run, uint64_t index)
 {
     uint64_t offset = block_entry(run, index) & ~VD_QCOW2_REFTABLE_RESERVED;
-    if (!vd_is_aligned(offset, run->geometry.cluster_bytes))
+    if (!vd_is_aligned(offset, run->geometry.cluster_bytes) || offset > INT64_MAX)
         return BLOCK_BROKEN;
     return offset == 0 || offset >= run->file_bytes ? BLOCK_NONE : BLOCK_THERE;
 }
@@ -95,7 +95,7 @@ bool vd_qcow2_check_stored_is_one(struct vd_qcow2_check_run *run, uint64_t clust
     *is_known = state != BLOCK_BROKEN;
     if (state != BLOCK_THERE)
         return false;
-    if (cluster < run->counts.clusters)
+    if (cluster < run->clusters)
         return vd_qcow2_counts_is_one(&run->counts, cluster);
 
     uint8_t bytes[8];

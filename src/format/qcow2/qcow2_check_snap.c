@@ -5,12 +5,13 @@
 #include <stdlib.h>
 
 #include "format/qcow2/qcow2_check.h"
+#include "format/qcow2/qcow2_snapshot_table.h"
 #include "util/mem.h"
 
-#define EXTRA_BYTES_MIN 16u /* of version 3 */
-#define EXTRA_BYTES_MAX 1024u
+#define EXTRA_BYTES_MIN VD_QCOW2_SNAPSHOT_HAS_DISK_SIZE /* of version 3 */
+#define EXTRA_BYTES_MAX VD_QCOW2_SNAPSHOT_EXTRA_BYTES_MAX
 
-static int add_l1(struct vd_qcow2_check_run *run, uint32_t index,
+static void add_l1(struct vd_qcow2_check_run *run, uint32_t index,
                   const struct vd_qcow2_disk_snapshot *snapshot)
 {
     uint64_t offset = be64_get(snapshot->l1_offset);
@@ -27,8 +28,11 @@ static int add_l1(struct vd_qcow2_check_run *run, uint32_t index,
     } else {
         run->old_l1[run->old_l1_entries++] =
             (struct vd_qcow2_old_l1){.offset = offset, .entries = entries, .weight = 1};
+        if (vd_qcow2_check_is_behind(run, offset, entries * sizeof(struct be64)))
+            run->bad_snapshots = true;
+        return;
     }
-    return 0;
+    run->bad_snapshots = true;
 }
 
 static int compare_l1(const void *a, const void *b)
@@ -72,12 +76,15 @@ static int look_at_snapshot(struct vd_qcow2_check_run *run, uint32_t index, uint
                           index, extra, EXTRA_BYTES_MAX);
     *bytes = vd_round_up(
         sizeof(snapshot) + extra + be16_get(snapshot.id_bytes) + be16_get(snapshot.name_bytes), 8);
-    if (run->header->fields.version >= 3 && extra < EXTRA_BYTES_MIN)
+    if (run->header->fields.version >= 3 && extra < EXTRA_BYTES_MIN) {
+        run->bad_snapshots = true;
         vd_qcow2_check_corruption(run, 1,
                                   "snapshot %" PRIu32 ": %" PRIu32 " bytes of extra data are less "
                                   "than the %u of version 3",
                                   index, extra, EXTRA_BYTES_MIN);
-    return add_l1(run, index, &snapshot);
+    }
+    add_l1(run, index, &snapshot);
+    return 0;
 }
 
 int vd_qcow2_check_snapshots(struct vd_qcow2_check_run *run, struct vdisk_error *err)
@@ -101,6 +108,9 @@ int vd_qcow2_check_snapshots(struct vd_qcow2_check_run *run, struct vdisk_error 
     }
     if (ret < 0)
         return ret;
+    run->snapshot_bytes = bytes;
+    if (vd_qcow2_check_is_behind(run, fields->snapshots_offset, bytes))
+        run->bad_snapshots = true;
     merge_l1(run);
     return vd_qcow2_check_refer_meta(run, vd_range(fields->snapshots_offset, bytes), 1,
                                      "snapshot table", err);
