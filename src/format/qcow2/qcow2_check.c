@@ -11,6 +11,7 @@
 #include "format/qcow2/qcow2_priv.h"
 #include "util/mem.h"
 
+#define PASSES_MAX 4u                   /* over the entries of all tables */
 #define HOLE_BYTES (UINT64_C(64) << 10) /* less is read sooner than asked about */
 
 /* ---- findings ---- */
@@ -160,6 +161,7 @@ static int begin_look(struct vd_qcow2_check_run *run, struct vdisk_error *err)
     run->bad_entries = 0;
     run->bad_bitmaps = false;
     run->bad_snapshots = false;
+    run->has_excess = false;
     run->snapshot_bytes = 0;
     run->extra_bytes = VD_QCOW2_CHECK_EXTRA_BYTES;
     run->block_index = UINT64_MAX;
@@ -251,15 +253,17 @@ static int begin_repair(struct vd_qcow2_check_run *run, struct vdisk_error *err)
     return write_fields(run, &fields, err);
 }
 
-/* All is well now, and durable. */
+/* All that can be mended is, and durable. */
 static int end_repair(struct vd_qcow2_check_run *run, enum vdisk_repair repair,
                       struct vdisk_error *err)
 {
     struct vd_qcow2_fields fields = run->header->fields;
-    if (fields.version < 3 || run->result->corruptions || run->result->check_errors)
+    bool is_sound = run->result->corruptions == 0 && run->result->check_errors == 0;
+    if (fields.version < 3)
         return 0;
-    fields.incompatible &= ~(uint64_t)VD_QCOW2_DIRTY;
-    if (repair == VDISK_REPAIR_ALL)
+    if (is_sound || !run->was_dirty) /* what is left has nothing to do with it */
+        fields.incompatible &= ~(uint64_t)VD_QCOW2_DIRTY;
+    if (is_sound && repair == VDISK_REPAIR_ALL)
         fields.incompatible &= ~(uint64_t)VD_QCOW2_CORRUPT;
     if (fields.incompatible == run->header->fields.incompatible)
         return 0;
@@ -315,15 +319,24 @@ static int mend_refcounts(struct vd_qcow2_check_run *run, enum vdisk_repair repa
     return ret;
 }
 
+/* What is mended may show what was hidden behind it. */
+static int mend_entries(struct vd_qcow2_check_run *run, struct vdisk_error *err)
+{
+    int ret = 0;
+    for (unsigned i = 0; i < PASSES_MAX && ret == 0 && vd_qcow2_mend_is_needed(run); i++) {
+        ret = vd_qcow2_mend_entries(run, i > 0, err);
+        if (ret == 0)
+            ret = look_quietly(run, err);
+    }
+    return ret;
+}
+
 static int repair_all(struct vd_qcow2_check_run *run, enum vdisk_repair repair,
                       struct vdisk_error *err)
 {
     int ret = begin_repair(run, err);
-    if (ret == 0 && repair == VDISK_REPAIR_ALL && run->bad_entries) {
-        ret = vd_qcow2_mend_entries(run, err);
-        if (ret == 0)
-            ret = look_quietly(run, err);
-    }
+    if (ret == 0 && repair == VDISK_REPAIR_ALL)
+        ret = mend_entries(run, err);
     if (ret == 0)
         ret = mend_refcounts(run, repair, err);
     return ret < 0 ? ret : look_quietly(run, err);
@@ -333,7 +346,8 @@ static int check_all(struct vd_qcow2_check_run *run, enum vdisk_repair repair,
                      struct vdisk_error *err)
 {
     uint64_t bits = run->header->fields.incompatible;
-    if (bits & VD_QCOW2_DIRTY)
+    run->was_dirty = (bits & VD_QCOW2_DIRTY) != 0;
+    if (run->was_dirty)
         vd_qcow2_check_tell(run, "the image was not closed by its last writer, or is being "
                                  "written to");
     int ret = look(run, err);
@@ -368,6 +382,10 @@ static int check_run(struct vd_qcow2_check_run *run, struct vd_qcow2 *qcow2,
     run->l1 = l1;
     int ret = check_all(run, repair, err);
     end_look(run);
+    if (repair != VDISK_REPAIR_NONE) {
+        qcow2->l1_offset = qcow2->header.fields.l1_offset;
+        vd_table_cache_forget(&qcow2->tables);
+    }
     return ret;
 }
 

@@ -56,6 +56,7 @@ struct vd_qcow2_check_run {
     bool has_data_file;
     bool skips_refcounts; /* what refcount table and blocks take is left out */
     uint64_t counts_bytes_max;
+    bool was_dirty; /* before the repair */
 
     /* Of one look at all. */
     uint64_t file_bytes; /* rounded up to 512 */
@@ -67,13 +68,14 @@ struct vd_qcow2_check_run {
     size_t old_l1_entries;
     struct be64 *refcount_table;
     uint64_t refcount_table_entries;
-    bool needs_rebuild;   /* refcounts can not be mended where they are */
-    bool has_io_errors;   /* something could not be read: nothing is mended */
-    uint64_t bad_entries; /* of tables: to be mended one by one */
-    bool bad_bitmaps;             /* some lead nowhere */
-    bool bad_snapshots;           /* the snapshot table has to be made anew */
-    uint64_t snapshot_bytes;      /* of the snapshot table */
-    uint64_t extra_bytes; /* K2: left */
+    bool needs_rebuild;      /* refcounts can not be mended where they are */
+    bool has_io_errors;      /* something could not be read: nothing is mended */
+    bool has_excess;         /* more references than a refcount holds */
+    uint64_t bad_entries;    /* of tables: to be mended one by one */
+    bool bad_bitmaps;        /* some lead nowhere */
+    bool bad_snapshots;      /* the snapshot table has to be made anew */
+    uint64_t snapshot_bytes; /* of the snapshot table */
+    uint64_t extra_bytes;    /* K2: left */
     unsigned reports;
 
     uint8_t *table;       /* room for an L2 table */
@@ -154,9 +156,13 @@ void vd_qcow2_check_put_refcount(uint32_t order, uint8_t *block, uint32_t index,
 
 /* ---- qcow2_mend.c ---- */
 
-/* Entries that lead nowhere, and bits that mean nothing; durable.  After it all has to be looked at
- * again. */
-int vd_qcow2_mend_entries(struct vd_qcow2_check_run *run, struct vdisk_error *err);
+/* Is there anything that vd_qcow2_mend_entries() would mend? */
+bool vd_qcow2_mend_is_needed(const struct vd_qcow2_check_run *run);
+
+/* Entries that lead nowhere, bits that mean nothing, tables where something else is; durable.
+ * After it all has to be looked at again.  @is_repeated: not for the first time in this repair. */
+int vd_qcow2_mend_entries(struct vd_qcow2_check_run *run, bool is_repeated,
+                          struct vdisk_error *err);
 
 /* The COPIED bits of the active tables, by the references there are; durable. */
 int vd_qcow2_mend_copied(struct vd_qcow2_check_run *run, struct vdisk_error *err);

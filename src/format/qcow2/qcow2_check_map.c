@@ -112,8 +112,8 @@ static bool copied_is_right(struct vd_qcow2_check_run *run, uint64_t entry, uint
     return !is_known || is_one == is_copied;
 }
 
-static void bad_l1_entry(struct vd_qcow2_check_run *run, const struct l1_walk *walk,
-                         uint64_t index, uint64_t entry, const char *what)
+static void bad_l1_entry(struct vd_qcow2_check_run *run, const struct l1_walk *walk, uint64_t index,
+                         uint64_t entry, const char *what)
 {
     run->bad_entries++;
     vd_qcow2_check_corruption(run, walk->weight,
@@ -141,8 +141,8 @@ static int look_at_l1_entry(struct vd_qcow2_check_run *run, const struct l1_walk
         bad_l1_entry(run, walk, index, entry, "not at the start of a cluster");
     if (vd_qcow2_check_is_behind(run, offset, run->geometry.cluster_bytes))
         run->bad_entries++;
-    int ret = vd_qcow2_check_refer(run, vd_range(offset, run->geometry.cluster_bytes),
-                                   walk->weight, "L2 table", err);
+    int ret = vd_qcow2_check_refer(run, vd_range(offset, run->geometry.cluster_bytes), walk->weight,
+                                   "L2 table", err);
     return ret < 0 ? ret : add_way(run, offset, walk, index, err);
 }
 

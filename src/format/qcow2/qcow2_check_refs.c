@@ -306,11 +306,13 @@ static void judge(struct comparison *comparison, uint64_t cluster, uint64_t stor
     struct vdisk_check_result *result = run->result;
     uint64_t excess =
         references > run->geometry.refcount_max ? references - run->geometry.refcount_max : 0;
-    if (excess)
+    if (excess) {
+        run->has_excess = true;
         vd_qcow2_check_corruption(run, excess,
                                   "cluster %" PRIu64 ": %" PRIu64 " references are more than a "
                                   "refcount of %u bits holds",
                                   cluster, references, 1u << run->geometry.refcount_order);
+    }
     references -= excess;
     if (stored == references)
         return;

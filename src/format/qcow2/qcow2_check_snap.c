@@ -12,7 +12,7 @@
 #define EXTRA_BYTES_MAX VD_QCOW2_SNAPSHOT_EXTRA_BYTES_MAX
 
 static void add_l1(struct vd_qcow2_check_run *run, uint32_t index,
-                  const struct vd_qcow2_disk_snapshot *snapshot)
+                   const struct vd_qcow2_disk_snapshot *snapshot)
 {
     uint64_t offset = be64_get(snapshot->l1_offset);
     uint64_t entries = be32_get(snapshot->l1_entries);
