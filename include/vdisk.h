@@ -375,7 +375,8 @@ struct vdisk_encrypt_options {
 enum vdisk_preallocation {
     VDISK_PREALLOCATION_OFF = 0, /**< sparse */
     VDISK_PREALLOCATION_FALLOC,  /**< space reserved in the file system, reads as zeros */
-    VDISK_PREALLOCATION_FULL     /**< zeros written */
+    VDISK_PREALLOCATION_FULL,    /**< zeros written */
+    VDISK_PREALLOCATION_METADATA /**< tables that lead to space that takes none yet (qcow2) */
 };
 
 /**
@@ -386,16 +387,21 @@ enum vdisk_preallocation {
  *                 QED: a multiple of 512, at most what its tables can map;
  *                 add-cow: 0 means the size of the raw file that is there already
  *                 0 with a @backing: the size of that disk
- * @preallocation: raw only
+ * @preallocation: raw, all but METADATA; qcow2
  * @flags:         of enum vdisk_create_flag
- * @backing:       add-cow, QED: name of the backing file as it will be recorded, or NULL; a
+ * @backing:       add-cow, QED, qcow2: name of the backing file as it will be recorded, or NULL; a
  *                 relative one counts from the directory of the new image
  * @backing_format: its format; must be there if there is a @backing.  QED and add-cow can record
  *                 "raw" only: all others are recognised by their content
  * @data_file:     add-cow: name of the raw file as it will be recorded.  It is made if it is not
  *                 there; what it holds is kept, and hidden; without a @backing it has to hold
- *                 nothing
- * @cluster_bytes: QED: power of two, 4 KiB to 64 MiB; default 64 KiB
+ *                 nothing.  qcow2: the same of a file for the guest's data, or NULL; with
+ *                 VDISK_CREATE_DATA_RAW or @preallocation what it holds is what the disk has
+ * @cluster_bytes: QED: power of two, 4 KiB to 64 MiB; qcow2: 512 bytes to 2 MiB; default 64 KiB
+ * @refcount_bits: qcow2: width of a reference count, 1, 2, 4, 8, 16, 32 or 64; default 16
+ * @reserved:      zero
+ * @compat:        qcow2: "1.1" or "v3" (the default), or "0.10" or "v2" for old programs; or NULL
+ * @compression:   qcow2: of its compressed clusters, "zlib" (the default) or "zstd"; or NULL
  * @table_clusters: QED: clusters of a table, 1, 2, 4, 8 or 16; default 4
  * @network:       for a @backing on a server, or NULL
  * @passphrases:   for encrypted images behind, or NULL
@@ -413,6 +419,10 @@ struct vdisk_create_options {
     const char *data_file;
     uint32_t cluster_bytes;
     uint32_t table_clusters;
+    uint32_t refcount_bits;
+    uint32_t reserved;
+    const char *compat;
+    const char *compression;
     const struct vdisk_network_options *network;
     const struct vdisk_passphrases *passphrases;
     const struct vdisk_encrypt_options *encrypt;
@@ -422,7 +432,10 @@ struct vdisk_create_options {
 /** Flags of struct vdisk_create_options. */
 enum vdisk_create_flag {
     VDISK_CREATE_NO_CHECK = 1 << 0, /**< do not open the backing file: it need not be there yet */
-    VDISK_CREATE_NEW_DATA = 1 << 1  /**< refuse a data file that is there and holds data */
+    VDISK_CREATE_NEW_DATA = 1 << 1, /**< refuse a data file that is there and holds data */
+    VDISK_CREATE_LAZY_REFCOUNTS = 1 << 2, /**< qcow2: writers may bring refcounts up to date late */
+    VDISK_CREATE_EXTENDED_L2 = 1 << 3,    /**< qcow2: clusters of 32 subclusters */
+    VDISK_CREATE_DATA_RAW = 1 << 4 /**< qcow2: the data file alone is the whole disk, always */
 };
 
 /**
@@ -673,6 +686,7 @@ struct vdisk_key_slot {
  * @uuid:           of the LUKS header
  * @payload_offset: what that says of where the data is, which means nothing here
  * @iterations:     of the digest of the data's key
+ * @reserved:       zero
  * @slots:          the passphrases
  */
 struct vdisk_encrypt_info {
@@ -699,6 +713,7 @@ struct vdisk_encrypt_info {
  *                 "draft-3" for images older than the final header; add-cow "v10" or "v18";
  *                 qcow2 "0.10" (version 2) or "1.1" (version 3)
  * @refcount_bits: qcow2: width of a reference count
+ * @reserved:      zero
  * @compression:   qcow2: "zlib" or "zstd": what its compressed clusters are, a constant word
  * @backing_name:  the backing file as it is recorded, or NULL; like the next three good until the
  *                 image is closed or its backing file changed

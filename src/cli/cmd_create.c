@@ -71,7 +71,9 @@ static void print_human(const char *name, const char *format,
                         const struct vdisk_create_options *create)
 {
     CLEANUP_FREE char *shown = vd_cli_shown_name(name);
-    printf("Formatting '%s', fmt=%s size=%" PRIu64, shown ? shown : "", format, create->size);
+    printf("Formatting '%s', fmt=%s", shown ? shown : "", format);
+    vd_create_options_tell_first(format, create);
+    printf(" size=%" PRIu64, create->size);
     vd_create_options_tell(format, create);
     printf("\n");
     fflush(stdout);

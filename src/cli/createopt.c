@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "cli/createopt_qcow2.h"
 #include "cli/output.h"
 #include "util/mem.h"
 
@@ -13,6 +14,7 @@ static const char *const preallocation_names[] = {
     [VDISK_PREALLOCATION_OFF] = "off",
     [VDISK_PREALLOCATION_FALLOC] = "falloc",
     [VDISK_PREALLOCATION_FULL] = "full",
+    [VDISK_PREALLOCATION_METADATA] = "metadata",
 };
 
 #define PREALLOCATION_NAMES (sizeof(preallocation_names) / sizeof(preallocation_names[0]))
@@ -25,7 +27,8 @@ enum {
     GOW = 1 << 1,
     ADDCOW = 1 << 2,
     QED = 1 << 3,
-    ALL = RAW | GOW | ADDCOW | QED,
+    QCOW2 = 1 << 4,
+    ALL = RAW | GOW | ADDCOW | QED | QCOW2,
 };
 
 static const struct create_option {
@@ -35,15 +38,31 @@ static const struct create_option {
     unsigned families;
     bool is_hidden;
 } create_options[] = {
-    {"backing_file", "backing_file=<str>", "file that the new image is an overlay on", ADDCOW | QED,
+    {"backing_file", "backing_file=<str>", "file that the new image is an overlay on",
+     ADDCOW | QED | QCOW2, false},
+    {"backing_fmt", "backing_fmt=<str>", "its format", ADDCOW | QED | QCOW2, false},
+    {"cluster_size", "cluster_size=<size>", "unit of allocation: 512 to 2M (default 64k)", QCOW2,
      false},
-    {"backing_fmt", "backing_fmt=<str>", "its format", ADDCOW | QED, false},
     {"cluster_size", "cluster_size=<size>", "unit of allocation: 4k to 64M (default 64k)", QED,
      false},
+    {"compat", "compat=<str>", "1.1 (v3, the default), or 0.10 (v2) for old programs", QCOW2,
+     false},
+    {"compression_type", "compression_type=<str>", "of compressed clusters: zlib or zstd", QCOW2,
+     false},
+    {"data_file", "data_file=<str>", "file for the data alone: made, or kept", QCOW2, false},
+    {"data_file_raw", "data_file_raw=<on/off>", "the data file is the whole disk, always", QCOW2,
+     false},
+    {"extended_l2", "extended_l2=<on/off>", "clusters of 32 subclusters", QCOW2, false},
     {"image_file", "image_file=<str>", "raw file for the data: made, or kept and hidden", ADDCOW,
      false},
+    {"lazy_refcounts", "lazy_refcounts=<on/off>", "writers may update refcounts late", QCOW2,
+     false},
     {"preallocation", "preallocation=<str>", "space set aside: off, falloc or full", RAW, false},
+    {"preallocation", "preallocation=<str>", "what is set aside: off, metadata, falloc or full",
+     QCOW2, false},
     {"preallocation", NULL, NULL, GOW | ADDCOW | QED, true}, /* off, for who always says it */
+    {"refcount_bits", "refcount_bits=<n>", "width of a reference count: 1 to 64 (default 16)",
+     QCOW2, false},
     {"size", "size=<size>", "size of the disk", ALL, false},
     {"table_size", "table_size=<n>", "clusters of a table: 1, 2, 4, 8 or 16 (default 4)", QED,
      false},
@@ -57,6 +76,8 @@ static unsigned family_of(const char *format)
         return RAW;
     if (strcmp(format, "add-cow") == 0)
         return ADDCOW;
+    if (strcmp(format, "qcow2") == 0)
+        return QCOW2;
     return strcmp(format, "qed") == 0 ? QED : GOW;
 }
 
@@ -82,7 +103,7 @@ int vd_preallocation_parse(const char *option, const char *text,
             *preallocation = (enum vdisk_preallocation)i;
             return VD_CLI_GO;
         }
-    vd_cli_error("%s: '%s' is none of off, falloc, full", option, text);
+    vd_cli_error("%s: '%s' is none of off, metadata, falloc, full", option, text);
     return 1;
 }
 
@@ -100,7 +121,7 @@ static int take_preallocation(struct vd_optlist *list, const char *format,
         return VD_CLI_GO;
     int status = vd_preallocation_parse("-o preallocation", text, &create->preallocation);
     if (status == VD_CLI_GO && create->preallocation != VDISK_PREALLOCATION_OFF &&
-        strcmp(format, "raw") != 0) {
+        !(family_of(format) & (RAW | QCOW2))) {
         vd_cli_error("-o preallocation=%s: format %s allocates only as it is written; off is the "
                      "only choice",
                      text, format);
@@ -215,7 +236,10 @@ int vd_create_options_take(struct vd_optlist *list, const char *format, const ch
     if (status != VD_CLI_GO)
         return status;
     create->data_file = take_value(list, format, "image_file");
-    status = take_preallocation(list, format, create);
+    if (family_of(format) == QCOW2)
+        status = vd_createopt_qcow2_take(list, create);
+    if (status == VD_CLI_GO)
+        status = take_preallocation(list, format, create);
     if (status == VD_CLI_GO)
         status = take_count(list, format, "cluster_size", &create->cluster_bytes);
     if (status == VD_CLI_GO)
@@ -241,8 +265,18 @@ static void print_name(const char *key, const char *name)
         printf(" %s=%s", key, shown);
 }
 
+void vd_create_options_tell_first(const char *format, const struct vdisk_create_options *create)
+{
+    if (family_of(format) == QCOW2)
+        vd_createopt_qcow2_tell_first(create);
+}
+
 void vd_create_options_tell(const char *format, const struct vdisk_create_options *create)
 {
+    if (family_of(format) == QCOW2) {
+        vd_createopt_qcow2_tell(create);
+        return;
+    }
     print_name("backing_file", create->backing);
     if (create->backing)
         printf(" backing_fmt=%s", create->backing_format);

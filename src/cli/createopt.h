@@ -19,10 +19,13 @@ int vd_create_options_take(struct vd_optlist *list, const char *format, const ch
 /* The answer to -o help. */
 void vd_create_options_print(const char *format);
 
-/* Prints " key=value" for each option behind the size, as qemu-img shows what it makes. */
+/* Prints " key=value" for each option, as qemu-img shows what it makes: before the size, and behind
+ * it. */
+void vd_create_options_tell_first(const char *format, const struct vdisk_create_options *create);
 void vd_create_options_tell(const char *format, const struct vdisk_create_options *create);
 
-/* "off", "falloc" or "full" and back.  @option: as the user wrote it, for the message. */
+/* "off", "metadata", "falloc" or "full" and back.  @option: as the user wrote it, for the message.
+ */
 const char *vd_preallocation_name(enum vdisk_preallocation preallocation);
 int vd_preallocation_parse(const char *option, const char *text,
                            enum vdisk_preallocation *preallocation);

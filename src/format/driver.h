@@ -24,8 +24,7 @@ struct vd_format_driver {
 
     /* Is this the start of such an image?  @head_bytes at most 4096.  NULL: never by looking. */
     bool (*probe)(const struct vd_format_driver *driver, const uint8_t *head, size_t head_bytes);
-    /* @data: as vd_format_create() has it.  Backing files are recorded, not looked at.  NULL, with
-     * measure: -ENOTSUP. */
+    /* @data: as vd_format_create() has it.  Backing files are recorded, not looked at. */
     int (*create)(const struct vd_format_driver *driver, struct vd_storage *file,
                   struct vd_storage *data, const struct vdisk_create_options *options,
                   struct vdisk_error *err);

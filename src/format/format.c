@@ -109,8 +109,7 @@ int vd_format_create(const struct vd_format_driver *driver, struct vd_storage *f
 {
     assert(data ? driver->data_file != VD_DATA_FILE_NEVER
                 : driver->data_file != VD_DATA_FILE_ALWAYS);
-    int ret = driver->create ? driver->create(driver, file, data, options, err)
-                             : vd_err_set(err, ENOTSUP, "images of this format can not be made");
+    int ret = driver->create(driver, file, data, options, err);
     return ret < 0 ? vd_err_prefix(err, ret, "%s: ", driver->name) : ret;
 }
 
@@ -118,8 +117,7 @@ int vd_format_measure(const struct vd_format_driver *driver,
                       const struct vdisk_create_options *options, uint64_t data_bytes,
                       struct vdisk_measure_result *result, struct vdisk_error *err)
 {
-    int ret = driver->measure ? driver->measure(driver, options, data_bytes, result, err)
-                              : vd_err_set(err, ENOTSUP, "images of this format can not be made");
+    int ret = driver->measure(driver, options, data_bytes, result, err);
     return ret < 0 ? vd_err_prefix(err, ret, "%s: ", driver->name) : ret;
 }
 

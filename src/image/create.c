@@ -13,7 +13,9 @@
 #include "storage/new_file.h"
 #include "util/mem.h"
 
-#define CREATE_FLAGS_ALL (VDISK_CREATE_NO_CHECK | VDISK_CREATE_NEW_DATA)
+#define CREATE_FLAGS_QCOW2 \
+    (VDISK_CREATE_LAZY_REFCOUNTS | VDISK_CREATE_EXTENDED_L2 | VDISK_CREATE_DATA_RAW)
+#define CREATE_FLAGS_ALL (VDISK_CREATE_NO_CHECK | VDISK_CREATE_NEW_DATA | CREATE_FLAGS_QCOW2)
 
 static int check_struct(const struct vdisk_create_options *options, struct vdisk_error *err)
 {
@@ -21,6 +23,8 @@ static int check_struct(const struct vdisk_create_options *options, struct vdisk
         return vd_err_set(err, EINVAL,
                           "create options: struct_bytes is %zu: this library wants %zu",
                           options->struct_bytes, sizeof(*options));
+    if (options->reserved)
+        return vd_err_set(err, EINVAL, "create options: reserved is not 0");
     const struct vdisk_encrypt_options *encrypt = options->encrypt;
     if (encrypt && (encrypt->struct_bytes != sizeof(*encrypt) || encrypt->reserved))
         return vd_err_set(err, EINVAL,
@@ -55,6 +59,10 @@ static int check_names(const struct vd_format_driver *driver,
                           format);
     if (options->encrypt && !vd_format_driver_encrypts(driver))
         return vd_err_set(err, EINVAL, "format %s has no encryption", format);
+    bool has_refcounts = strcmp(format, "qcow2") == 0;
+    if (!has_refcounts && ((options->flags & CREATE_FLAGS_QCOW2) || options->refcount_bits ||
+                           options->compat || options->compression))
+        return vd_err_set(err, EINVAL, "format %s has none of the features of qcow2", format);
     return options->backing && !vd_format_find(options->backing_format, err) ? -EINVAL : 0;
 }
 

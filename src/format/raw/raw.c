@@ -31,6 +31,8 @@ static int raw_preallocate(struct vd_storage *file, struct vd_range range,
 {
     int ret;
     switch (preallocation) {
+    case VDISK_PREALLOCATION_METADATA:
+        return vd_err_set(err, EINVAL, "preallocation=metadata: raw images have no metadata");
     case VDISK_PREALLOCATION_OFF:
         return 0;
     case VDISK_PREALLOCATION_FALLOC:
