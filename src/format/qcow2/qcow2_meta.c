@@ -130,6 +130,18 @@ const char *vd_qcow2_meta_hit_locked(const struct vd_qcow2 *qcow2, uint64_t host
     return name;
 }
 
+const char *vd_qcow2_meta_other(struct vd_qcow2 *qcow2, int kind, uint64_t host, uint64_t clusters)
+{
+    uint64_t first = host >> qcow2->geometry.cluster_bits;
+    const char *own = kind < 0 ? NULL : kind_names[kind];
+    const char *name = NULL;
+    vd_mutex_lock(&qcow2->tables.lock);
+    for (uint64_t i = 0; i < clusters && (!name || name == own); i++)
+        name = hit(&qcow2->writer->meta, first + i);
+    vd_mutex_unlock(&qcow2->tables.lock);
+    return name == own ? NULL : name;
+}
+
 int vd_qcow2_meta_add(struct vd_qcow2 *qcow2, enum vd_qcow2_meta_kind kind, uint64_t host,
                       uint64_t clusters, struct vdisk_error *err)
 {

@@ -184,4 +184,7 @@ int vd_qcow2_snapshot_show(struct vd_qcow2 *qcow2, const struct vdisk_snapshot_k
 
 const struct vd_snapshot_driver vd_qcow2_snapshot_driver = {
     .info = info_at,
+    .create = vd_qcow2_snapshot_create,
+    .apply = vd_qcow2_snapshot_apply,
+    .remove = vd_qcow2_snapshot_remove,
 };

@@ -108,6 +108,10 @@ void vd_qcow2_meta_remove_locked(struct vd_qcow2 *qcow2, uint64_t cluster)
 const char *vd_qcow2_meta_hit_locked(const struct vd_qcow2 *qcow2, uint64_t host, uint64_t clusters,
                                      uint64_t *where) VD_REQUIRES(qcow2->tables.lock);
 
+/* The same, but for what is @kind, unless that is negative. */
+const char *vd_qcow2_meta_other(struct vd_qcow2 *qcow2, int kind, uint64_t host, uint64_t clusters)
+    VD_EXCLUDES(qcow2->tables.lock);
+
 /* ---- qcow2_release.c ---- */
 
 /* Room for @more runs: ending them can not fail then. */
