@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "cli/cli.h"
+#include "cli/info_qcow2.h"
 #include "cli/output.h"
 #include "cli/snapshots.h"
 #include "util/mem.h"
@@ -44,8 +45,11 @@ static void print_backing(const struct vdisk_image_info *info)
         printf(")");
     }
     printf("\n");
-    if (info->backing_format)
-        printf("backing file format: %s\n", info->backing_format);
+    if (info->backing_format) {
+        printf("backing file format: ");
+        print_name(info->backing_format);
+        printf("\n");
+    }
 }
 
 static void print_specific(const struct vdisk_image_info *info)
@@ -55,8 +59,9 @@ static void print_specific(const struct vdisk_image_info *info)
     if (!has_lineage && !info->variant && !info->data_name)
         return;
     printf("Format specific information:\n");
-    if (info->variant)
+    if (info->variant && !info->refcount_bits)
         printf("    variant: %s\n", info->variant);
+    vd_info_qcow2_print(info);
     if (info->data_name) {
         printf("    data file: ");
         print_name(info->data_name);
@@ -107,8 +112,9 @@ static void put_specific(struct vd_json *json, json_t *object, const struct vdis
     json_t *specific = vd_json_put_object(json, object, "format-specific");
     vd_json_put_text(json, specific, "type", info->format);
     json_t *data = vd_json_put_object(json, specific, "data");
-    if (info->variant)
+    if (info->variant && !info->refcount_bits)
         vd_json_put_text(json, data, "variant", info->variant);
+    vd_info_qcow2_put(json, data, info);
     if (info->data_name)
         vd_json_put_name(json, data, "data-file", info->data_name);
     if (has_lineage) {

@@ -42,7 +42,7 @@ static void print_json(const struct vdisk_extent *extent, bool is_first)
 /* Returns 0, or 1: data that has no place in a file. */
 static int print_human(const struct vdisk_extent *extent)
 {
-    if (!(extent->flags & VDISK_EXTENT_DATA))
+    if (!(extent->flags & VDISK_EXTENT_DATA) || (extent->flags & VDISK_EXTENT_ZERO))
         return 0;
     if (!(extent->flags & VDISK_EXTENT_OFFSET)) {
         vd_cli_error("File contains external, encrypted or compressed clusters.");
@@ -53,17 +53,43 @@ static int print_human(const struct vdisk_extent *extent)
     return 0;
 }
 
+/* The image last asked whether it has clusters, so that not every extent costs a look at a file. */
+struct asked {
+    struct vdisk_image *image;
+    bool has_clusters;
+};
+
+static bool has_clusters(struct asked *asked, struct vdisk_image *image)
+{
+    struct vdisk_image_info info = {.struct_bytes = sizeof(info)};
+    if (asked->image == image)
+        return asked->has_clusters;
+    asked->image = image;
+    asked->has_clusters = vdisk_image_info(image, &info, NULL) == 0 && info.cluster_bytes != 0;
+    return asked->has_clusters;
+}
+
 /*
  * Zeros behind the end of a short image are, to qemu-img map, those that the image on it has for
- * lack of an entry; to the library they are the short image's.
+ * lack of an entry; to the library they are the short image's.  And a cluster that is allocated is
+ * data to it, also where the file has a hole there: that reads as zero, and is told as both.
  */
-static void tell_as_qemu(struct vdisk_image *image, struct vdisk_extent *extent)
+static void tell_as_qemu(struct asked *asked, struct vdisk_image *image,
+                         struct vdisk_extent *extent)
 {
-    if (!extent->depth || extent->flags != (VDISK_EXTENT_ZERO | VDISK_EXTENT_PRESENT))
+    const uint32_t zero = VDISK_EXTENT_ZERO | VDISK_EXTENT_PRESENT;
+    if ((extent->flags & ~(uint32_t)VDISK_EXTENT_OFFSET) != zero)
         return;
     for (uint32_t i = 0; i < extent->depth; i++)
         image = vdisk_image_backing(image);
+    if (extent->flags & VDISK_EXTENT_OFFSET) {
+        if (has_clusters(asked, image))
+            extent->flags |= VDISK_EXTENT_DATA;
+        return;
+    }
     uint64_t size = vdisk_image_size(image);
+    if (extent->depth == 0)
+        return;
     if (extent->offset < size) {
         extent->length = vd_min(extent->length, size - extent->offset);
         return;
@@ -74,13 +100,14 @@ static void tell_as_qemu(struct vdisk_image *image, struct vdisk_extent *extent)
 
 static int print_extents(const struct vd_cli *cli, struct vdisk_image *image, struct vd_range rest)
 {
+    struct asked asked = {0};
     bool is_first = true;
     while (rest.length) {
         struct vdisk_extent extent;
         struct vdisk_error err = {0};
         if (vdisk_image_extent(image, rest.offset, rest.length, &extent, &err) < 0)
             return vd_cli_fail(&err);
-        tell_as_qemu(image, &extent);
+        tell_as_qemu(&asked, image, &extent);
         if (cli->json)
             print_json(&extent, is_first);
         else if (print_human(&extent) != 0)
