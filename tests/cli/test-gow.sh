@@ -60,7 +60,7 @@ for version in 1 2 3; do
     out_json "sum(e['length'] for e in d) == $GIB"
     out_json "sum(e['length'] for e in d if e['present']) == 3 * $BLOCK"
     out_json 'all(("offset" in e) == e["present"] for e in d)'
-    out_json 'list(d[0].values()) == [0, 196608, 0, False, True, False]'
+    out_json 'list(d[0].values()) == [0, 196608, 0, False, True, False, False]'
     want 0 "check of $name" vdisk check "$name"
     out_has '^No errors were found on the image\.$'
     out_has '^3/16384 = 0\.02% allocated, [0-9.]+% fragmented, 0\.00% compressed clusters$'
