@@ -206,6 +206,7 @@ const struct vd_format_driver vd_qcow2_driver = {
     .map_zero = vd_qcow2_map_zero,
     .flush = vd_qcow2_flush,
     .resize = vd_qcow2_resize,
+    .set_backing = vd_qcow2_set_backing,
     .empty = vd_qcow2_empty,
     .check = vd_qcow2_check,
     .snapshots = &vd_qcow2_snapshot_driver,

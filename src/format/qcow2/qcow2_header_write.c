@@ -223,12 +223,31 @@ int vd_qcow2_header_format(struct vd_qcow2_header *header, uint8_t *bytes, struc
     return lay_out(header, &(struct old_name){0}, &layout, err);
 }
 
+/* From here on something has been changed, which -ENOSPC would deny. */
+static int write_bytes(struct vd_storage *file, const void *bytes, size_t length, uint64_t offset,
+                       struct vdisk_error *err)
+{
+    struct vdisk_error inner = {0};
+    int ret = vd_storage_pwrite(file, bytes, length, offset, &inner);
+    if (ret == -ENOSPC)
+        return vd_err_set(err, EIO, "header: %s", inner.message);
+    return ret < 0 ? vd_err_copy(err, &inner) : 0;
+}
+
+static int flush(struct vd_storage *file, struct vdisk_error *err)
+{
+    struct vdisk_error inner = {0};
+    int ret = vd_storage_flush(file, &inner);
+    if (ret == -ENOSPC)
+        return vd_err_set(err, EIO, "header: %s", inner.message);
+    return ret < 0 ? vd_err_copy(err, &inner) : 0;
+}
+
 static int write_durably(struct vd_storage *file, const uint8_t *bytes, struct vd_range range,
                          struct vdisk_error *err)
 {
-    int ret =
-        vd_storage_pwrite(file, bytes + range.offset, (size_t)range.length, range.offset, err);
-    return ret < 0 ? ret : vd_storage_flush(file, err);
+    int ret = write_bytes(file, bytes + range.offset, (size_t)range.length, range.offset, err);
+    return ret < 0 ? ret : flush(file, err);
 }
 
 /* What the file has, and what it is to have. */
@@ -285,12 +304,12 @@ static int write_others(struct switching *sw, struct vdisk_error *err)
     uint64_t name_end = vd_range_end(sw->next.name);
     int ret = 0;
     if (sw->next.end > sw->sector)
-        ret = vd_storage_pwrite(sw->file, sw->next.bytes + extensions.offset,
-                                (size_t)extensions.length, extensions.offset, err);
+        ret = write_bytes(sw->file, sw->next.bytes + extensions.offset, (size_t)extensions.length,
+                          extensions.offset, err);
     if (ret == 0 && name_end > name_start)
-        ret = vd_storage_pwrite(sw->file, sw->next.bytes + name_start,
-                                (size_t)(name_end - name_start), name_start, err);
-    return ret < 0 ? ret : vd_storage_flush(sw->file, err);
+        ret = write_bytes(sw->file, sw->next.bytes + name_start, (size_t)(name_end - name_start),
+                          name_start, err);
+    return ret < 0 ? ret : flush(sw->file, err);
 }
 
 static int switch_over(struct switching *sw, struct vdisk_error *err)
@@ -364,9 +383,9 @@ static int move_name(struct switching *sw, struct vdisk_error *err)
     if (ret == 0 && (place < sw->next.end || vd_ranges_overlap(vd_range(place, old.length), old)))
         ret = too_much("extensions beside the name of the backing file", layout.cluster_bytes, err);
     if (ret == 0)
-        ret = vd_storage_pwrite(sw->file, moved.backing_name, (size_t)old.length, place, err);
+        ret = write_bytes(sw->file, moved.backing_name, (size_t)old.length, place, err);
     if (ret == 0)
-        ret = vd_storage_flush(sw->file, err);
+        ret = flush(sw->file, err);
     if (ret == 0) {
         moved.fields.backing_offset = place;
         encode(&moved.fields, layout.bytes);

@@ -207,6 +207,13 @@ int vd_qcow2_empty(struct vd_format *format, struct vdisk_error *err);
 
 /* ---- qcow2_backing.c ---- */
 
+/*
+ * Makes @next the header, durably; all else is durable already where it has to be.  @next gets the
+ * old one.  A failure ends all changes, but for -ENOSPC: it has no room, and nothing was changed.
+ */
+int vd_qcow2_replace_header(struct vd_qcow2 *qcow2, struct vd_qcow2_header *next,
+                            struct vdisk_error *err);
+
 int vd_qcow2_set_backing(struct vd_format *format, const struct vd_backing *backing,
                          struct vdisk_error *err);
 
