@@ -154,7 +154,8 @@ static int begin_look(struct vd_qcow2_check_run *run, struct vdisk_error *err)
         .struct_bytes = result->struct_bytes,
         .corruptions_fixed = result->corruptions_fixed,
         .leaks_fixed = result->leaks_fixed,
-        .total_clusters = vd_qcow2_clusters(&run->geometry, run->header->fields.size),
+        .total_clusters =
+            vd_qcow2_clusters(&run->geometry, vd_round_down(run->header->fields.size, 512)),
     };
     run->needs_rebuild = false;
     run->has_io_errors = false;

@@ -100,6 +100,13 @@ const struct vd_qcow2_way *vd_qcow2_check_way(const struct vd_qcow2_check_run *r
 
 /* ---- L1 ---- */
 
+static bool refcount_is_known(struct vd_qcow2_check_run *run, uint64_t offset)
+{
+    bool is_known;
+    (void)vd_qcow2_check_stored_is_one(run, offset >> run->geometry.cluster_bits, &is_known);
+    return is_known;
+}
+
 /* Is a COPIED bit as it has to be for @offset, which it stands beside? */
 static bool copied_is_right(struct vd_qcow2_check_run *run, uint64_t entry, uint64_t offset)
 {
@@ -199,7 +206,8 @@ static int walk_all_l1(struct vd_qcow2_check_run *run, struct vdisk_error *err)
 struct l2_walk {
     const struct vd_qcow2_way *way;
     uint64_t weight; /* of both kinds of ways */
-    uint64_t next;   /* where the next data cluster is, if it is not fragmented; 0: not known */
+    bool checks_copied;
+    uint64_t next; /* where the next data cluster is, if it is not fragmented; 0: not known */
 };
 
 static void bad_entry(struct vd_qcow2_check_run *run, const struct l2_walk *walk, uint32_t index,
@@ -279,7 +287,7 @@ static int look_at_cluster(struct vd_qcow2_check_run *run, struct l2_walk *walk,
     if (!vd_is_aligned(offset, run->geometry.cluster_bytes))
         bad_entry(run, walk, index, entry, "not at the start of a cluster");
     count_cluster(run, walk, offset);
-    if (walk->way->active)
+    if (walk->checks_copied)
         look_at_copied(run, walk, index, entry, offset);
     if (run->has_data_file)
         return 0;
@@ -319,7 +327,11 @@ static int look_at_l2_entry(struct vd_qcow2_check_run *run, struct l2_walk *walk
 static int walk_l2(struct vd_qcow2_check_run *run, const struct vd_qcow2_way *way,
                    struct vdisk_error *err)
 {
-    struct l2_walk walk = {.way = way, .weight = way->active + way->others};
+    struct l2_walk walk = {
+        .way = way,
+        .weight = way->active + way->others,
+        .checks_copied = way->active && refcount_is_known(run, way->offset),
+    };
     struct vdisk_error inner = {0};
     bool is_empty;
     if (vd_qcow2_check_read(run, way->offset, run->table, run->geometry.cluster_bytes, &is_empty,

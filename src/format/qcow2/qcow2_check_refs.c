@@ -128,9 +128,11 @@ static int read_table(struct vd_qcow2_check_run *run, struct vdisk_error *err)
         fields->refcount_table_offset == 0 ||
         !vd_is_aligned(fields->refcount_table_offset, run->geometry.cluster_bytes)) {
         run->needs_rebuild = true;
-        vd_qcow2_check_corruption(
-            run, 1, "header: a refcount table of %" PRIu32 " clusters at %#" PRIx64 " is none",
-            fields->refcount_table_clusters, fields->refcount_table_offset);
+        /* One of no clusters is none, and shows in what it does not count. */
+        vd_qcow2_check_corruption(run, bytes != 0,
+                                  "header: a refcount table of %" PRIu32 " clusters at %#" PRIx64
+                                  " is none",
+                                  fields->refcount_table_clusters, fields->refcount_table_offset);
         return 0;
     }
     run->refcount_table = vd_alloc_io((size_t)bytes);
@@ -235,13 +237,14 @@ static int refer_block(struct vd_qcow2_check_run *run, uint64_t index, struct vd
     int ret = vd_qcow2_check_refer_meta(run, vd_range(offset, run->geometry.cluster_bytes), 1,
                                         "refcount block", err);
     uint64_t references = vd_qcow2_counts_get(&run->counts, offset >> run->geometry.cluster_bits);
-    if (ret == 0 && references != 1) {
-        run->needs_rebuild = true;
-        vd_qcow2_check_corruption(run, 1,
-                                  "refcount table, entry %" PRIu64 ": %#" PRIx64
-                                  ": there are %" PRIu64 " references to the block",
-                                  index, entry, references);
-    }
+    if (ret < 0 || references == 1)
+        return ret;
+    run->needs_rebuild = true;
+    /* More than a refcount holds is counted as that. */
+    vd_qcow2_check_corruption(run, vd_min(references, run->geometry.refcount_max) != 1,
+                              "refcount table, entry %" PRIu64 ": %#" PRIx64 ": there are %" PRIu64
+                              " references to the block",
+                              index, entry, references);
     return ret;
 }
 
