@@ -7,8 +7,9 @@
  * C3  What the target is known to read as zero is not written.
  * C4  Of a new overlay, what its backing image has already is not written; so where nothing is
  *     written, it shows what it should.
- * C5  If clusters are compressed, pieces are written in their order (convert_compress.h: Z1, Z2).
+ * C5  If clusters are compressed, pieces are written in their order (convert_compress.h: Z1 to Z3).
  */
+#include <assert.h>
 #include <inttypes.h>
 #include <string.h>
 
@@ -37,6 +38,7 @@ struct convert {
     struct vd_convert_target target;
     struct vd_convert_cursor cursor;
     struct vd_convert_overlay overlay; /* of a new overlay only */
+    struct vd_convert_line line;       /* if clusters are compressed */
     size_t grain_bytes;                /* zeros are looked for in these */
     size_t sparse_bytes;               /* shortest run of zeros that becomes a hole */
     bool allocate_all;
@@ -53,9 +55,11 @@ struct convert {
 /* One thread's. */
 struct worker {
     struct convert *convert;
-    uint8_t *buf;                      /* a piece, and for overlays what is behind it */
-    struct vd_convert_encoder encoder; /* if clusters are compressed */
-    uint64_t piece;                    /* number of the one that it deals with */
+    struct vd_convert_piece piece; /* that it deals with, */
+    uint8_t *buf;                  /* and has there, at most VD_CONVERT_PIECE_BYTES */
+    uint8_t *behind;               /* owned; as much; of overlays only */
+    struct vd_convert_lot *lot;    /* if clusters are compressed: has the buf, */
+    struct vd_encoder *encoder;    /* owned; and there is an encoder */
 };
 
 /* ---- Target ---- */
@@ -129,11 +133,15 @@ static size_t next_run(const struct convert *convert, const uint8_t *buf, size_t
     }
 }
 
-/* Clusters of one kind, of those that are encoded. */
-static int write_run(struct worker *worker, const struct vd_image_encoded *clusters, size_t entries,
-                     struct vdisk_error *err)
+static uint8_t *place_of(const struct worker *worker, uint64_t offset)
 {
-    struct convert *convert = worker->convert;
+    return worker->buf + (offset - worker->piece.range.offset);
+}
+
+/* Clusters of one kind. */
+static int write_run(struct convert *convert, const struct vd_image_encoded *clusters,
+                     size_t entries, struct vdisk_error *err)
+{
     struct vdisk_image *image = convert->target.image;
     uint64_t start = clusters[0].guest.offset;
     struct vd_range range = vd_range(start, vd_range_end(clusters[entries - 1].guest) - start);
@@ -147,31 +155,32 @@ static int write_run(struct worker *worker, const struct vd_image_encoded *clust
             err);
     atomic_fetch_add(&convert->compressed_bytes, range.length);
     return target_failed(
-        convert, vd_image_write_encoded(image, worker->encoder.codec, clusters, entries, err), err);
+        convert, vd_image_write_encoded(image, convert->line.codec, clusters, entries, err), err);
 }
 
 /* C5 */
-static int write_compressed(struct worker *worker, uint8_t *buf, struct vd_range range,
-                            struct vdisk_error *err)
+static int write_lot(void *opaque, const struct vd_convert_lot *lot, struct vdisk_error *err)
 {
-    struct vd_convert_encoder *encoder = &worker->encoder;
-    int ret = vd_convert_encoder_run(encoder, buf, range, err);
-    if (ret == 0)
-        ret = vd_job_turn_wait(&worker->convert->job, worker->piece, err);
-    for (size_t done = 0; done < encoder->entries && ret == 0;) {
-        size_t run = vd_convert_encoder_run_length(encoder, done);
-        ret = write_run(worker, encoder->clusters + done, run, err);
+    struct convert *convert = opaque;
+    int ret = 0;
+    for (size_t done = 0; done < lot->entries && ret == 0;) {
+        size_t run = vd_convert_lot_run(lot, done);
+        ret = write_run(convert, lot->clusters + done, run, err);
         done += run;
     }
+    if (ret == 0 && lot->entries && convert->target.is_durable)
+        vd_image_write_behind(convert->target.image, lot->piece.range.offset,
+                              lot->piece.range.length);
     return ret;
 }
 
-static int write_data(struct worker *worker, uint8_t *buf, struct vd_range range,
-                      struct vdisk_error *err)
+/* Writes @range of the piece, or puts it into its lot. */
+static int write_data(struct worker *worker, struct vd_range range, struct vdisk_error *err)
 {
     struct convert *convert = worker->convert;
-    if (convert->compresses)
-        return write_compressed(worker, buf, range, err);
+    const uint8_t *buf = place_of(worker, range.offset);
+    if (worker->lot)
+        return vd_convert_line_encode(&convert->line, worker->lot, worker->encoder, range, err);
     bool is_end_of_disk = vd_range_end(range) == convert->source.size;
     int ret = 0;
     while (range.length && ret == 0) {
@@ -295,9 +304,9 @@ static int copy_unread(struct convert *convert, struct vd_range range, uint64_t 
 /* ---- Pieces of a new overlay (C4) ---- */
 
 /* Writes what differs, in whole grains. */
-static int write_changes(struct worker *worker, uint8_t *buf, const uint8_t *behind,
-                         struct vd_range range, struct vdisk_error *err)
+static int write_changes(struct worker *worker, struct vd_range range, struct vdisk_error *err)
 {
+    const uint8_t *buf = place_of(worker, range.offset), *behind = worker->behind;
     size_t grain = worker->convert->grain_bytes, length = (size_t)range.length, start = 0, at = 0;
     int ret = 0;
     while (at < length && ret == 0) {
@@ -306,7 +315,7 @@ static int write_changes(struct worker *worker, uint8_t *buf, const uint8_t *beh
         at += step;
         size_t end = differs ? at : at - step; /* of what differs, from start on */
         if (end > start && (!differs || at == length))
-            ret = write_data(worker, buf + start, vd_range(range.offset + start, end - start), err);
+            ret = write_data(worker, vd_range(range.offset + start, end - start), err);
         if (!differs)
             start = at;
     }
@@ -317,18 +326,18 @@ static int write_changes(struct worker *worker, uint8_t *buf, const uint8_t *beh
 static int copy_changes(struct worker *worker, struct vd_range range, struct vdisk_error *err)
 {
     struct convert *convert = worker->convert;
-    uint8_t *buf = worker->buf, *behind = buf + VD_CONVERT_PIECE_BYTES;
     int ret = 0;
     while (range.length && ret == 0) {
         struct vd_range unknown;
         ret = vd_convert_overlay_find(&convert->overlay, range, &unknown, err);
         if (ret == 0 && unknown.length)
-            ret = read_data(convert, buf, unknown, err);
+            ret = read_data(convert, place_of(worker, unknown.offset), unknown, err);
         if (ret == 0 && unknown.length)
             ret = target_failed(
-                convert, vd_image_read_padded(convert->target.behind, behind, unknown, err), err);
+                convert, vd_image_read_padded(convert->target.behind, worker->behind, unknown, err),
+                err);
         if (ret == 0 && unknown.length)
-            ret = write_changes(worker, buf, behind, unknown, err);
+            ret = write_changes(worker, unknown, err);
         if (ret == 0)
             range = vd_range(vd_range_end(unknown), vd_range_end(range) - vd_range_end(unknown));
     }
@@ -347,68 +356,96 @@ static int copy_data(struct worker *worker, struct vd_range range, struct vdisk_
     struct vd_range rest = vd_range(range.offset + done, range.length - done);
     if (ret < 0 || !rest.length)
         return ret;
-    ret = read_data(convert, worker->buf, rest, err);
+    ret = read_data(convert, place_of(worker, rest.offset), rest, err);
     if (ret == 0)
-        ret = write_data(worker, worker->buf, rest, err);
-    if (ret == 0 && convert->target.is_durable)
+        ret = write_data(worker, rest, err);
+    if (ret == 0 && !worker->lot && convert->target.is_durable)
         vd_image_write_behind(convert->target.image, rest.offset, rest.length);
     return ret;
 }
 
-static int copy_piece(struct worker *worker, const struct vd_convert_piece *piece,
-                      struct vdisk_error *err)
+/* With a lot, if one is needed. */
+static int begin_piece(struct worker *worker, struct vdisk_error *err)
 {
     struct convert *convert = worker->convert;
-    worker->piece = piece->index;
-    int ret = piece->is_zero ? write_zeros(convert, piece->range, err)
-                             : copy_data(worker, piece->range, err);
-    if (ret == 0 && convert->compresses) {
-        ret = vd_job_turn_wait(&convert->job, piece->index, err);
-        if (ret == 0)
-            vd_job_turn_done(&convert->job);
+    if (convert->compresses) {
+        worker->lot = vd_convert_line_take(&convert->line);
+        if (!worker->lot) {
+            int ret = vd_job_advance(&convert->job, (struct vd_job_step){0}, err);
+            assert(ret < 0); /* somebody failed, and has said so first */
+            return ret;
+        }
+        worker->buf = worker->lot->buf;
     }
+    int ret = vd_convert_cursor_next(&convert->cursor, &worker->piece, err);
+    if (ret == 0 && worker->lot)
+        worker->lot->piece = worker->piece;
+    return ret;
+}
+
+static int copy_piece(struct worker *worker, struct vdisk_error *err)
+{
+    struct convert *convert = worker->convert;
+    struct vd_range range = worker->piece.range;
+    int ret =
+        worker->piece.is_zero ? write_zeros(convert, range, err) : copy_data(worker, range, err);
+    if (ret == 0 && worker->lot)
+        ret = vd_convert_line_put(&convert->line, worker->lot, write_lot, convert, err);
     return ret;
 }
 
 static int copy_pieces(struct worker *worker, struct vdisk_error *err)
 {
-    struct convert *convert = worker->convert;
+    const struct vd_convert_piece *piece = &worker->piece;
     for (;;) {
-        struct vd_convert_piece piece;
-        int ret = vd_convert_cursor_next(&convert->cursor, &piece, err);
-        if (ret < 0 || !piece.range.length)
+        int ret = begin_piece(worker, err);
+        if (ret < 0 || !piece->range.length)
             return ret;
-        ret = copy_piece(worker, &piece, err);
+        ret = copy_piece(worker, err);
         if (ret < 0)
             return ret;
         struct vd_job_step step = {
-            .done_bytes = piece.range.length,
-            .moved_bytes = piece.is_zero ? 0 : piece.range.length,
+            .done_bytes = piece->range.length,
+            .moved_bytes = piece->is_zero ? 0 : piece->range.length,
         };
-        ret = vd_job_advance(&convert->job, step, err);
+        ret = vd_job_advance(&worker->convert->job, step, err);
         if (ret < 0)
             return ret;
     }
+}
+
+static int prepare_worker(struct worker *worker, struct vdisk_error *err)
+{
+    struct convert *convert = worker->convert;
+    if (convert->compresses)
+        return vd_encoder_new(convert->line.codec, convert->options->compression_level,
+                              &worker->encoder, err);
+    worker->buf = vd_alloc_io(VD_CONVERT_PIECE_BYTES);
+    return worker->buf ? 0 : vd_err_nomem(err, "a copy buffer");
 }
 
 static int work(void *opaque, unsigned index, struct vdisk_error *err)
 {
     (void)index;
     struct convert *convert = opaque;
-    struct worker worker = {.convert = convert, .encoder = {.keeps_zeros = convert->allocate_all}};
-    size_t pieces = convert->target.behind ? 2 : 1;
-    int ret = 0;
-    worker.buf = vd_alloc_io(pieces * VD_CONVERT_PIECE_BYTES);
-    if (!worker.buf)
-        ret = vd_err_nomem(err, "a copy buffer");
-    if (ret == 0 && convert->compresses)
-        ret = vd_convert_encoder_init(&worker.encoder, convert->target.image,
-                                      convert->options->compression_level, err);
+    struct worker worker = {.convert = convert};
+    int ret = prepare_worker(&worker, err);
+    if (ret == 0 && convert->target.behind) {
+        worker.behind = vd_alloc_io(VD_CONVERT_PIECE_BYTES);
+        ret = worker.behind ? 0 : vd_err_nomem(err, "a copy buffer");
+    }
     if (ret == 0)
         ret = copy_pieces(&worker, err);
-    vd_convert_encoder_destroy(&worker.encoder);
-    free(worker.buf);
-    return ret < 0 ? vd_job_fail(&convert->job, err) : 0;
+    if (!convert->compresses)
+        free(worker.buf);
+    free(worker.behind);
+    vd_encoder_free(worker.encoder);
+    if (ret == 0)
+        return 0;
+    ret = vd_job_fail(&convert->job, err);
+    if (convert->compresses)
+        vd_convert_line_stop(&convert->line);
+    return ret;
 }
 
 /* ---- The whole ---- */
@@ -545,6 +582,19 @@ static int clear_tail(struct convert *convert, struct vdisk_error *err)
     return size > from ? write_zeros(convert, vd_range(from, size - from), err) : 0;
 }
 
+static int copy(struct convert *convert, unsigned workers, struct vdisk_error *err)
+{
+    int ret = 0;
+    if (!convert->compresses)
+        return vd_workers_run(workers, work, convert, err);
+    convert->line.keeps_zeros = convert->allocate_all;
+    ret = vd_convert_line_init(&convert->line, convert->target.image, workers, err);
+    if (ret == 0)
+        ret = vd_workers_run(workers, work, convert, err);
+    vd_convert_line_destroy(&convert->line);
+    return ret;
+}
+
 static int run(struct convert *convert, struct vdisk_error *err)
 {
     const struct vdisk_convert_options *options = convert->options;
@@ -565,7 +615,7 @@ static int run(struct convert *convert, struct vdisk_error *err)
     if (ret == 0)
         ret = vd_job_phase(&convert->job, "copy", convert->source.size, 0, err);
     if (ret == 0)
-        ret = vd_workers_run(choose_workers(convert), work, convert, err);
+        ret = copy(convert, choose_workers(convert), err);
     if (ret == 0 && convert->target.behind)
         ret = clear_tail(convert, err);
     if (ret == 0)

@@ -174,8 +174,10 @@ static int qcow2_info(struct vd_format *format, struct vd_format_info *info,
     info->cluster_bytes = qcow2->geometry.cluster_bytes;
     info->variant = fields->version >= 3 ? "1.1" : "0.10";
     info->refcount_bits = UINT32_C(1) << fields->refcount_order;
-    info->compression =
-        vd_codec_name(fields->compression_type == 0 ? VD_CODEC_DEFLATE : VD_CODEC_ZSTD);
+    info->codec = fields->compression_type == 0 ? VD_CODEC_DEFLATE : VD_CODEC_ZSTD;
+    info->takes_encoded =
+        !(fields->incompatible & VD_QCOW2_DATA_FILE) && fields->crypt_method == VD_QCOW2_CRYPT_NONE;
+    info->compression = vd_codec_name(info->codec);
     info->backing_name = qcow2->header.backing_name;
     if (info->backing_name)
         info->backing_format = qcow2->header.backing_format;
