@@ -113,6 +113,7 @@ static int run_verb(const struct vd_cli_verb *verb, int argc, char **argv)
         .network = {.struct_bytes = sizeof(cli.network)},
     };
     vd_cli_gate_init(&cli);
+    vd_cli_keys_init(&cli);
     vd_cli_progress_init(&cli);
     bool is_long = (verb->common & VD_CLI_PROGRESS) != 0;
     if (is_long)
@@ -129,6 +130,7 @@ static int run_verb(const struct vd_cli_verb *verb, int argc, char **argv)
     vd_secret_free(&cli.password);
     vd_secret_free(&cli.bearer);
     vd_cli_gate_destroy(&cli);
+    vd_cli_keys_destroy(&cli);
     return status;
 }
 

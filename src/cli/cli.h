@@ -31,7 +31,8 @@ enum vd_cli_common {
     VD_CLI_SOURCE_CACHE = 1 << 5, /* -T CACHE: of what is read             */
     VD_CLI_PROGRESS = 1 << 6,     /* -p, --progress=FD; signals cancel     */
     VD_CLI_NETWORK = 1 << 7,      /* --timeout --retries --connections ... */
-    VD_CLI_GATE = 1 << 8          /* --allow-path --allow-json --no-backing */
+    VD_CLI_GATE = 1 << 8,         /* --allow-path --allow-json --no-backing */
+    VD_CLI_KEYS = 1 << 9          /* --passphrase-file --passphrase-fd --object */
 };
 
 /* Keys of options that have no letter begin here; those of a verb at VD_CLI_KEY_VERB. */
@@ -75,6 +76,14 @@ struct vd_cli_signals {
     bool is_running;
 };
 
+/* Passphrases, each with the id that --object gave it, or NULL. */
+struct vd_cli_keys {
+    struct vdisk_passphrase *passphrases; /* owned, with their bytes */
+    char **ids;                           /* owned, with the words */
+    size_t entries;
+    struct vdisk_passphrases list; /* what images are opened with */
+};
+
 /* One run of the command. */
 struct vd_cli {
     const struct vd_cli_verb *verb;
@@ -88,6 +97,7 @@ struct vd_cli {
     char *password, *bearer; /* owned: read from files */
     struct vdisk_gate gate;  /* its paths: owned, the list and not the words */
     bool no_backing;
+    struct vd_cli_keys keys;
 
     /* What is left of the command line behind the options. */
     char **operands;
@@ -148,6 +158,26 @@ int vd_cli_gate_close(struct vd_cli *cli);
 
 /* Do the options go together?  Asked when all have been taken. */
 int vd_cli_gate_check(const struct vd_cli *cli);
+
+/* --- keyopt.c: passphrases for encrypted images ----------------------------------------------- */
+
+void vd_cli_keys_init(struct vd_cli *cli);
+void vd_cli_keys_destroy(struct vd_cli *cli);
+
+/* Take --passphrase-file, --passphrase-fd and --object.  Return VD_CLI_GO or the exit status. */
+int vd_cli_keys_file(struct vd_cli *cli, const char *path);
+int vd_cli_keys_fd(struct vd_cli *cli, const char *text);
+int vd_cli_keys_object(struct vd_cli *cli, const char *text);
+
+/* The passphrase that --object gave the @id, or NULL. */
+const struct vdisk_passphrase *vd_cli_keys_find(const struct vd_cli *cli, const char *id);
+
+/* The one that there is; NULL if there are none, or several. */
+const struct vdisk_passphrase *vd_cli_keys_only(const struct vd_cli *cli);
+
+/* The passphrase @id is for a new image: if there are others, images are opened with those.  What
+ * find() and only() answered before does not hold any more. */
+void vd_cli_keys_reserve(struct vd_cli *cli, const char *id);
 
 /* --- errors: one line on stderr, beginning with "vdisk: " ----------------------------------- */
 

@@ -3,21 +3,35 @@
 #include <stdio.h>
 
 #include "cli/cli.h"
+#include "cli/encryptopt.h"
 #include "cli/optlist.h"
 #include "cli/output.h"
 
+enum {
+    KEY_FORCE = VD_CLI_KEY_VERB
+};
+
 static const struct vd_cli_option options[] = {
     {'o', NULL, "KEY=VALUE,...", "what to change; -o help lists it"},
+    {KEY_FORCE, "force", NULL, "erase the last key slot too: the data is lost then"},
     {0},
+};
+
+struct amend_args {
+    struct vd_optlist list;
+    bool is_forced;
 };
 
 static int take(struct vd_cli *cli, void *opaque, int key, const char *value)
 {
-    struct vd_optlist *list = opaque;
+    struct amend_args *args = opaque;
     struct vdisk_error err = {0};
     (void)cli;
-    (void)key; /* there is only one */
-    return vd_optlist_parse(list, value, &err) < 0 ? vd_cli_fail(&err) : VD_CLI_GO;
+    if (key == KEY_FORCE)
+        args->is_forced = true;
+    else if (vd_optlist_parse(&args->list, value, &err) < 0)
+        return vd_cli_fail(&err);
+    return VD_CLI_GO;
 }
 
 static int print_keys(void)
@@ -25,12 +39,19 @@ static int print_keys(void)
     printf("Amend options:\n"
            "  compat=<str>           - qed: final, in place of the header of a draft\n"
            "  draft=<str>            - qed: the draft it is of: draft-1, draft-2 or draft-3\n");
+    vd_key_slot_print();
     return 0;
 }
 
 /* Takes the options out of @list, whose words they stay. */
-static int take_list(struct vd_cli *cli, struct vd_optlist *list, struct vdisk_amend_options *amend)
+static int take_list(struct vd_cli *cli, struct vd_optlist *list, bool is_forced,
+                     struct vd_key_slot_request *request, struct vdisk_amend_options *amend)
 {
+    int status = vd_key_slot_take(cli, list, is_forced, request);
+    if (status != VD_CLI_GO)
+        return status;
+    if (request->is_asked)
+        amend->key_slot = &request->options;
     amend->compat = vd_optlist_take(list, "compat");
     amend->draft = vd_optlist_take(list, "draft");
     const struct vd_optlist_entry *left = vd_optlist_left_over(list);
@@ -41,7 +62,7 @@ static int take_list(struct vd_cli *cli, struct vd_optlist *list, struct vdisk_a
                                   left->key);
     if (!list->entry_count)
         return vd_cli_usage_error(cli, "Must specify options (-o)");
-    if (!amend->compat)
+    if (!amend->compat && !amend->key_slot)
         return vd_cli_usage_error(cli, "-o draft: tells what is there; compat=final is wanted too");
     return VD_CLI_GO;
 }
@@ -53,17 +74,20 @@ static int print_result(const struct vd_cli *cli, const struct vdisk_amend_optio
         return 0; /* as qemu-img, which prints nothing */
     vd_json_begin_object(&json);
     vd_json_put_name(&json, json.root, "filename", cli->operands[0]);
-    vd_json_put_text(&json, json.root, "compat", amend->compat);
+    if (amend->compat)
+        vd_json_put_text(&json, json.root, "compat", amend->compat);
     return vd_json_print(&json);
 }
 
-static int amend(struct vd_cli *cli, struct vd_optlist *list)
+static int amend(struct vd_cli *cli, struct amend_args *args)
 {
-    struct vdisk_amend_options amend = {.struct_bytes = sizeof(amend)};
+    struct vdisk_amend_options amend = {.struct_bytes = sizeof(amend),
+                                        .passphrases = &cli->keys.list};
+    struct vd_key_slot_request request;
     struct vdisk_error err = {0};
-    if (list->wants_help)
+    if (args->list.wants_help)
         return print_keys();
-    int status = take_list(cli, list, &amend);
+    int status = take_list(cli, &args->list, args->is_forced, &request, &amend);
     if (status == VD_CLI_GO)
         status = vd_cli_want_operands(cli, 1, 1, "FILE");
     if (status != VD_CLI_GO)
@@ -75,22 +99,24 @@ static int amend(struct vd_cli *cli, struct vd_optlist *list)
 
 static int run(struct vd_cli *cli, int argc, char **argv)
 {
-    struct vd_optlist list = {0};
-    int status = vd_cli_parse(cli, argc, argv, take, &list);
+    struct amend_args args = {0};
+    int status = vd_cli_parse(cli, argc, argv, take, &args);
     if (status == VD_CLI_GO)
-        status = amend(cli, &list);
-    vd_optlist_free(&list);
+        status = amend(cli, &args);
+    vd_optlist_free(&args.list);
     return status;
 }
 
 const struct vd_cli_verb vd_cmd_amend = {
     .name = "amend",
-    .synopsis = "[-f FMT] -o OPTIONS [-q] [--output=human|json] FILE",
+    .synopsis = "[-f FMT] -o OPTIONS [--force] [-q] [--output=human|json] FILE",
     .help = "Change what an image says of its format",
     .text =
         "-o compat=final gives a QED image that has the header of a draft of 2010 the one that\n"
-        "everybody reads.  The disk stays as it is.\n",
-    .common = VD_CLI_FORMAT | VD_CLI_QUIET | VD_CLI_OUTPUT,
+        "everybody reads.  The disk stays as it is.\n"
+        "-o encrypt.state=active,encrypt.new-secret=ID adds a passphrase to an encrypted image,\n"
+        "-o encrypt.state=inactive with encrypt.keyslot=N or encrypt.old-secret=ID erases some.\n",
+    .common = VD_CLI_FORMAT | VD_CLI_QUIET | VD_CLI_OUTPUT | VD_CLI_KEYS,
     .options = options,
     .run = run,
 };

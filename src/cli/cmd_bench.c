@@ -252,7 +252,7 @@ const struct vd_cli_verb vd_cmd_bench = {
     .text = "With -w, what the image holds is overwritten.  At the end of the disk, sequential\n"
             "requests begin again at its start.\n",
     .common = VD_CLI_FORMAT | VD_CLI_QUIET | VD_CLI_SHARE | VD_CLI_CACHE | VD_CLI_OUTPUT |
-              VD_CLI_NETWORK | VD_CLI_GATE,
+              VD_CLI_NETWORK | VD_CLI_GATE | VD_CLI_KEYS,
     .options = options,
     .run = run,
 };

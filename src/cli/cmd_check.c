@@ -209,7 +209,7 @@ const struct vd_cli_verb vd_cmd_check = {
         "state after the repair; -r all keeps what is leaked in a QED image that had\n"
         "contradictions, for the next -r to give back.  Findings are printed on standard error.\n",
     .common = VD_CLI_FORMAT | VD_CLI_QUIET | VD_CLI_SHARE | VD_CLI_OUTPUT | VD_CLI_SOURCE_CACHE |
-              VD_CLI_NETWORK | VD_CLI_GATE,
+              VD_CLI_NETWORK | VD_CLI_GATE | VD_CLI_KEYS,
     .options = options,
     .run = run,
 };

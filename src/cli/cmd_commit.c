@@ -7,16 +7,11 @@
 #include "cli/progress.h"
 #include "cli/workopt.h"
 
-enum {
-    KEY_OBJECT = VD_CLI_KEY_VERB,
-};
-
 static const struct vd_cli_option options[] = {
     {'b', NULL, "BASE", "commit into BASE, one of the images behind FILE (default the first)"},
     {'d', NULL, NULL, "leave the data in FILE too; -b does that anyway"},
     {'m', NULL, "N", "pieces copied at once (default 2 for each processor, at most 8)"},
     {'r', NULL, "RATE", "copy at most RATE bytes of data a second"},
-    {KEY_OBJECT, "object", "DEFINITION", NULL}, /* qemu-img's, refused */
     {0},
 };
 
@@ -32,10 +27,8 @@ static int take(struct vd_cli *cli, void *opaque, int key, const char *value)
         return VD_CLI_GO;
     case 'm':
         return vd_cli_take_workers(cli, value, &o->workers);
-    case 'r':
+    default: /* r */
         return vd_cli_take_rate(cli, value, &o->rate_bytes);
-    default:
-        return vd_cli_refuse_object(cli);
     }
 }
 
@@ -85,6 +78,7 @@ static int run(struct vd_cli *cli, int argc, char **argv)
     o.format = cli->format;
     o.open_flags = cli->cache_flags;
     o.network = &cli->network;
+    o.passphrases = &cli->keys.list;
     o.gate = &cli->gate;
     o.progress = vd_cli_progress;
     o.opaque = cli;
@@ -108,7 +102,7 @@ const struct vd_cli_verb vd_cmd_commit = {
         "or -d is given.  All other images on BASE, those between it and FILE included, show\n"
         "something else afterwards.\n",
     .common = VD_CLI_FORMAT | VD_CLI_QUIET | VD_CLI_CACHE | VD_CLI_PROGRESS | VD_CLI_OUTPUT |
-              VD_CLI_NETWORK | VD_CLI_GATE,
+              VD_CLI_NETWORK | VD_CLI_GATE | VD_CLI_KEYS,
     .options = options,
     .run = run,
 };

@@ -18,15 +18,12 @@ enum {
 
 enum {
     KEY_LIST = VD_CLI_KEY_VERB,
-    KEY_OBJECT,
 };
 
 static const struct vd_cli_option options[] = {
     {'F', NULL, "FMT", "format of the second image"},
     {'s', NULL, NULL, "strict: size and allocation have to be the same too"},
     {KEY_LIST, "list", NULL, "tell every range that differs, not only the first offset"},
-    /* qemu-img's, refused. */
-    {KEY_OBJECT, "object", "DEFINITION", NULL},
     {0},
 };
 
@@ -41,6 +38,7 @@ struct compare_args {
 static int take(struct vd_cli *cli, void *opaque, int key, const char *value)
 {
     struct compare_args *args = opaque;
+    (void)cli;
     switch (key) {
     case 'F':
         args->second_format = value;
@@ -48,11 +46,9 @@ static int take(struct vd_cli *cli, void *opaque, int key, const char *value)
     case 's':
         args->strict = true;
         break;
-    case KEY_LIST:
+    default: /* KEY_LIST */
         args->lists = true;
         break;
-    default:
-        return vd_cli_refuse_object(cli);
     }
     return VD_CLI_GO;
 }
@@ -156,6 +152,7 @@ static int compare(struct vd_cli *cli, struct compare_args *args)
         .formats = {cli->format, args->second_format},
         .open_flags = cli->source_cache_flags | (cli->share ? VDISK_OPEN_SHARE : 0),
         .network = &cli->network,
+        .passphrases = &cli->keys.list,
         .gate = &cli->gate,
         .progress = report,
         .difference = args->lists ? list_difference : NULL,
@@ -199,7 +196,7 @@ const struct vd_cli_verb vd_cmd_compare = {
         "Exit status: 0 identical; 1 different, or wrong usage; 2 an image can not be opened;\n"
         "3 what is allocated can not be found out; 4 data can not be read.\n",
     .common = VD_CLI_FORMAT | VD_CLI_SHARE | VD_CLI_QUIET | VD_CLI_SOURCE_CACHE | VD_CLI_PROGRESS |
-              VD_CLI_OUTPUT | VD_CLI_NETWORK | VD_CLI_GATE,
+              VD_CLI_OUTPUT | VD_CLI_NETWORK | VD_CLI_GATE | VD_CLI_KEYS,
     .options = options,
     .run = run,
 };

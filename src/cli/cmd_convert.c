@@ -4,6 +4,7 @@
 
 #include "cli/cli.h"
 #include "cli/createopt.h"
+#include "cli/encryptopt.h"
 #include "cli/optlist.h"
 #include "cli/output.h"
 #include "cli/progress.h"
@@ -17,7 +18,6 @@ enum {
     KEY_BITMAPS,
     KEY_SKIP_BROKEN_BITMAPS,
     KEY_TARGET_IMAGE_OPTS,
-    KEY_OBJECT,
 };
 
 static const struct vd_cli_option options[] = {
@@ -41,13 +41,13 @@ static const struct vd_cli_option options[] = {
     {KEY_BITMAPS, "bitmaps", NULL, NULL},
     {KEY_SKIP_BROKEN_BITMAPS, "skip-broken-bitmaps", NULL, NULL},
     {KEY_TARGET_IMAGE_OPTS, "target-image-opts", NULL, NULL},
-    {KEY_OBJECT, "object", "DEFINITION", NULL},
     {0},
 };
 
 struct convert_args {
     struct vdisk_convert_options options;
     struct vdisk_create_options create;
+    struct vdisk_encrypt_options encrypt;
     struct vd_optlist list;
     struct vd_cli_snapshot snapshot;
 };
@@ -59,11 +59,9 @@ static int refuse(struct vd_cli *cli, int key)
     case KEY_BITMAPS:
     case KEY_SKIP_BROKEN_BITMAPS:
         return vd_cli_usage_error(cli, "--bitmaps: none of the formats has persistent bitmaps");
-    case KEY_TARGET_IMAGE_OPTS:
+    default: /* KEY_TARGET_IMAGE_OPTS */
         return vd_cli_usage_error(cli, "--target-image-opts is not supported: name the target by "
                                        "its path, and its format with -O");
-    default:
-        return vd_cli_refuse_object(cli);
     }
 }
 
@@ -190,11 +188,15 @@ static int convert(struct vd_cli *cli, struct convert_args *args)
     if (!(o->flags & VDISK_CONVERT_NO_CREATE)) {
         if (!o->target_format)
             o->target_format = "raw";
-        int status =
-            vd_create_options_take(&args->list, o->target_format, NULL, true, &args->create);
+        int status = vd_encrypt_options_take(cli, &args->list, o->target_format, &args->encrypt,
+                                             &args->create);
+        if (status == VD_CLI_GO)
+            status =
+                vd_create_options_take(&args->list, o->target_format, NULL, true, &args->create);
         if (status != VD_CLI_GO)
             return status;
         args->create.network = &cli->network;
+        args->create.passphrases = &cli->keys.list;
         args->create.gate = &cli->gate;
         o->create = &args->create;
     }
@@ -208,6 +210,7 @@ static int convert(struct vd_cli *cli, struct convert_args *args)
     o->source_flags = cli->source_cache_flags | (cli->share ? VDISK_OPEN_SHARE : 0);
     o->target_flags = cli->cache_flags;
     o->network = &cli->network;
+    o->passphrases = &cli->keys.list;
     o->gate = &cli->gate;
     o->progress = vd_cli_progress;
     o->report = warn;
@@ -253,7 +256,7 @@ const struct vd_cli_verb vd_cmd_convert = {
         "name when it is complete and on stable storage (-t unsafe: when it is complete); an\n"
         "older file of that name stays until then, and for good if anything fails.\n",
     .common = VD_CLI_FORMAT | VD_CLI_SHARE | VD_CLI_QUIET | VD_CLI_CACHE | VD_CLI_SOURCE_CACHE |
-              VD_CLI_PROGRESS | VD_CLI_OUTPUT | VD_CLI_NETWORK | VD_CLI_GATE,
+              VD_CLI_PROGRESS | VD_CLI_OUTPUT | VD_CLI_NETWORK | VD_CLI_GATE | VD_CLI_KEYS,
     .options = options,
     .run = run,
 };

@@ -6,6 +6,7 @@
 
 #include "cli/cli.h"
 #include "cli/createopt.h"
+#include "cli/encryptopt.h"
 #include "cli/optlist.h"
 #include "cli/output.h"
 #include "cli/size.h"
@@ -23,6 +24,7 @@ static const struct vd_cli_option options[] = {
 struct create_args {
     struct vd_optlist list;
     struct vdisk_create_options create;
+    struct vdisk_encrypt_options encrypt;
 };
 
 static int take(struct vd_cli *cli, void *opaque, int key, const char *value)
@@ -62,6 +64,8 @@ static int print_json(const char *name, const char *format,
         vd_json_put_name(&json, json.root, "backing-filename", create->backing);
         vd_json_put_text(&json, json.root, "backing-filename-format", create->backing_format);
     }
+    if (create->encrypt)
+        vd_json_put_bool(&json, json.root, "encrypted", true);
     if (create->data_file)
         vd_json_put_name(&json, json.root, "data-file", create->data_file);
     return vd_json_print(&json);
@@ -105,12 +109,15 @@ static int create(struct vd_cli *cli, const char *name, const char *size_text,
         vd_create_options_print(format);
         return 0;
     }
-    int status = vd_create_options_take(&args->list, format, size_text, false, create);
+    int status = vd_encrypt_options_take(cli, &args->list, format, &args->encrypt, create);
+    if (status == VD_CLI_GO)
+        status = vd_create_options_take(&args->list, format, size_text, false, create);
     if (status != VD_CLI_GO)
         return status;
     if (!name)
         return vd_cli_usage_error(cli, "too few arguments: FILE [SIZE] wanted");
     create->network = &cli->network;
+    create->passphrases = &cli->keys.list;
     create->gate = &cli->gate;
 
     /* As qemu-img: said first, so that it is seen while space is being set aside. */
@@ -153,7 +160,8 @@ const struct vd_cli_verb vd_cmd_create = {
         "T, P or E; -o size=SIZE gives it as well.  An overlay is as large as BACKING unless told\n"
         "otherwise; a relative name of BACKING counts from the directory of FILE.  An existing\n"
         "FILE is emptied.\n",
-    .common = VD_CLI_FORMAT | VD_CLI_QUIET | VD_CLI_OUTPUT | VD_CLI_NETWORK | VD_CLI_GATE,
+    .common =
+        VD_CLI_FORMAT | VD_CLI_QUIET | VD_CLI_OUTPUT | VD_CLI_NETWORK | VD_CLI_GATE | VD_CLI_KEYS,
     .options = options,
     .run = run,
 };

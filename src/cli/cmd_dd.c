@@ -142,6 +142,7 @@ static int copy(struct vd_cli *cli, const struct dd_args *args, struct vd_range 
         .target_format = args->target_format,
         .create = &create,
         .network = &cli->network,
+        .passphrases = &cli->keys.list,
         .gate = &cli->gate,
         .progress = vd_cli_progress,
         .opaque = cli,
@@ -183,7 +184,7 @@ const struct vd_cli_verb vd_cmd_dd = {
         "bs is 512 if not given; count and skip are in blocks of bs.  The output is always made\n"
         "anew, with holes for zeros.  Its size is rounded up to a multiple of 512 bytes.\n",
     .common = VD_CLI_FORMAT | VD_CLI_SHARE | VD_CLI_QUIET | VD_CLI_PROGRESS | VD_CLI_OUTPUT |
-              VD_CLI_NETWORK | VD_CLI_GATE,
+              VD_CLI_NETWORK | VD_CLI_GATE | VD_CLI_KEYS,
     .options = options,
     .run = run,
 };

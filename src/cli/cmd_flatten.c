@@ -62,6 +62,7 @@ static int run(struct vd_cli *cli, int argc, char **argv)
     o.format = cli->format;
     o.open_flags = cli->cache_flags;
     o.network = &cli->network;
+    o.passphrases = &cli->keys.list;
     o.gate = &cli->gate;
     o.progress = vd_cli_progress;
     o.opaque = cli;
@@ -83,7 +84,7 @@ const struct vd_cli_verb vd_cmd_flatten = {
             "file\n"
             "of an add-cow image is the whole disk afterwards, and the add-cow file can go.\n",
     .common = VD_CLI_FORMAT | VD_CLI_QUIET | VD_CLI_CACHE | VD_CLI_PROGRESS | VD_CLI_OUTPUT |
-              VD_CLI_NETWORK | VD_CLI_GATE,
+              VD_CLI_NETWORK | VD_CLI_GATE | VD_CLI_KEYS,
     .options = options,
     .run = run,
 };

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "cli/cli.h"
+#include "cli/encryptopt.h"
 #include "cli/info_qcow2.h"
 #include "cli/output.h"
 #include "cli/snapshots.h"
@@ -73,6 +74,8 @@ static void print_specific(const struct vdisk_image_info *info)
         printf("    replica: %s\n", info->flags & VDISK_INFO_REPLICA ? "true" : "false");
         printf("    incomplete: %s\n", info->flags & VDISK_INFO_INCOMPLETE ? "true" : "false");
     }
+    if (info->encrypt)
+        vd_encrypt_info_print(info->encrypt);
 }
 
 static int print_human(struct vdisk_image *image, const struct vdisk_image_info *info)
@@ -91,6 +94,8 @@ static int print_human(struct vdisk_image *image, const struct vdisk_image_info 
         printf("disk size: %s\n", vd_size_text(info->actual_bytes, size));
     else
         printf("disk size: unavailable\n");
+    if (info->encrypt)
+        printf("encrypted: yes\n");
     if (info->cluster_bytes)
         printf("cluster_size: %" PRIu32 "\n", info->cluster_bytes);
     if (info->flags & VDISK_INFO_DIRTY)
@@ -123,6 +128,8 @@ static void put_specific(struct vd_json *json, json_t *object, const struct vdis
         vd_json_put_bool(json, data, "replica", (info->flags & VDISK_INFO_REPLICA) != 0);
         vd_json_put_bool(json, data, "incomplete", (info->flags & VDISK_INFO_INCOMPLETE) != 0);
     }
+    if (info->encrypt)
+        vd_encrypt_info_put(json, data, info->encrypt);
 }
 
 static void put_json(struct vd_json *json, json_t *object, const struct vdisk_image_info *info)
@@ -142,6 +149,8 @@ static void put_json(struct vd_json *json, json_t *object, const struct vdisk_im
     if (info->backing_name)
         vd_json_put_name(json, object, "backing-filename", info->backing_name);
     put_specific(json, object, info);
+    if (info->encrypt)
+        vd_json_put_bool(json, object, "encrypted", true);
     vd_json_put_bool(json, object, "dirty-flag", (info->flags & VDISK_INFO_DIRTY) != 0);
 }
 
@@ -237,7 +246,8 @@ const struct vd_cli_verb vd_cmd_info = {
     .name = "info",
     .synopsis = "[-f FMT] [-U] [--output=human|json] [--backing-chain] FILE",
     .help = "Print facts about an image",
-    .common = VD_CLI_FORMAT | VD_CLI_SHARE | VD_CLI_OUTPUT | VD_CLI_NETWORK | VD_CLI_GATE,
+    .common =
+        VD_CLI_FORMAT | VD_CLI_SHARE | VD_CLI_OUTPUT | VD_CLI_NETWORK | VD_CLI_GATE | VD_CLI_KEYS,
     .options = options,
     .run = run,
 };

@@ -103,8 +103,8 @@ const struct vd_cli_verb vd_cmd_io = {
     .text = "Commands: alloc, discard, flush, help, info, length, map, quit, read, readv, sleep,\n"
             "truncate, write, writev; 'help' tells of each.  A command that fails does not stop\n"
             "those behind it; the exit status is then 1.\n",
-    .common =
-        VD_CLI_FORMAT | VD_CLI_SHARE | VD_CLI_OUTPUT | VD_CLI_CACHE | VD_CLI_NETWORK | VD_CLI_GATE,
+    .common = VD_CLI_FORMAT | VD_CLI_SHARE | VD_CLI_OUTPUT | VD_CLI_CACHE | VD_CLI_NETWORK |
+              VD_CLI_GATE | VD_CLI_KEYS,
     .options = options,
     .run = run,
 };

@@ -149,7 +149,8 @@ const struct vd_cli_verb vd_cmd_map = {
                 "[--output=human|json] FILE",
     .help = "Print where the bytes of a disk lie",
     .text = "For people, only runs that hold data; as JSON, all of them.\n",
-    .common = VD_CLI_FORMAT | VD_CLI_SHARE | VD_CLI_OUTPUT | VD_CLI_NETWORK | VD_CLI_GATE,
+    .common =
+        VD_CLI_FORMAT | VD_CLI_SHARE | VD_CLI_OUTPUT | VD_CLI_NETWORK | VD_CLI_GATE | VD_CLI_KEYS,
     .options = options,
     .run = run,
 };

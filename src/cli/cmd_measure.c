@@ -132,7 +132,8 @@ const struct vd_cli_verb vd_cmd_measure = {
     .text =
         "required size: for the data of FILE, or for an empty disk.  fully allocated size: when\n"
         "every byte has been written.  Both are upper bounds.\n",
-    .common = VD_CLI_FORMAT | VD_CLI_SHARE | VD_CLI_OUTPUT | VD_CLI_NETWORK | VD_CLI_GATE,
+    .common =
+        VD_CLI_FORMAT | VD_CLI_SHARE | VD_CLI_OUTPUT | VD_CLI_NETWORK | VD_CLI_GATE | VD_CLI_KEYS,
     .options = options,
     .run = run,
 };

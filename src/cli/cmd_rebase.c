@@ -7,10 +7,6 @@
 #include "cli/progress.h"
 #include "cli/workopt.h"
 
-enum {
-    KEY_OBJECT = VD_CLI_KEY_VERB,
-};
-
 static const struct vd_cli_option options[] = {
     {'b', NULL, "BACKING", "the new backing file; empty: none"},
     {'F', NULL, "FMT", "its format; raw has to be named"},
@@ -19,7 +15,6 @@ static const struct vd_cli_option options[] = {
     {'r', NULL, "RATE", "compare at most RATE bytes of data a second"},
     /* qemu-img's, refused. */
     {'c', "compress", NULL, NULL},
-    {KEY_OBJECT, "object", "DEFINITION", NULL},
     {0},
 };
 
@@ -40,10 +35,8 @@ static int take(struct vd_cli *cli, void *opaque, int key, const char *value)
         return vd_cli_take_workers(cli, value, &o->workers);
     case 'r':
         return vd_cli_take_rate(cli, value, &o->rate_bytes);
-    case 'c':
+    default: /* c */
         return vd_cli_usage_error(cli, "-c: none of the formats that can be written compresses");
-    default:
-        return vd_cli_refuse_object(cli);
     }
 }
 
@@ -88,6 +81,7 @@ static int run(struct vd_cli *cli, int argc, char **argv)
     o.open_flags = cli->cache_flags;
     o.backing_flags = cli->source_cache_flags | (cli->share ? VDISK_OPEN_SHARE : 0);
     o.network = &cli->network;
+    o.passphrases = &cli->keys.list;
     o.gate = &cli->gate;
     o.progress = vd_cli_progress;
     o.opaque = cli;
@@ -110,7 +104,7 @@ const struct vd_cli_verb vd_cmd_rebase = {
         "BACKING is written into FILE first, so that its disk stays the same, also if this is\n"
         "interrupted; then it can be done again.  -T and -U are for BACKING, -t for the rest.\n",
     .common = VD_CLI_FORMAT | VD_CLI_QUIET | VD_CLI_SHARE | VD_CLI_CACHE | VD_CLI_SOURCE_CACHE |
-              VD_CLI_PROGRESS | VD_CLI_OUTPUT | VD_CLI_NETWORK | VD_CLI_GATE,
+              VD_CLI_PROGRESS | VD_CLI_OUTPUT | VD_CLI_NETWORK | VD_CLI_GATE | VD_CLI_KEYS,
     .options = options,
     .run = run,
 };

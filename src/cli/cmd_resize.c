@@ -156,7 +156,7 @@ const struct vd_cli_verb vd_cmd_resize = {
                 "FILE [+|-]SIZE",
     .help = "Change the size of a disk",
     .text = "SIZE with + or - in front is a change.  What is added reads as zeros.\n",
-    .common = VD_CLI_FORMAT | VD_CLI_QUIET | VD_CLI_OUTPUT | VD_CLI_GATE,
+    .common = VD_CLI_FORMAT | VD_CLI_QUIET | VD_CLI_OUTPUT | VD_CLI_GATE | VD_CLI_KEYS,
     .options = options,
     .run = run,
 };

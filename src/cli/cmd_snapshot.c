@@ -113,6 +113,7 @@ static int snapshot(struct vd_cli *cli, struct snapshot_args *args)
     o->snapshot = args->name;
     o->format = cli->format;
     o->network = &cli->network;
+    o->passphrases = &cli->keys.list;
     o->gate = &cli->gate;
     struct vdisk_snapshot_result result = {.struct_bytes = sizeof(result)};
     struct vdisk_error err = {0};
@@ -161,8 +162,8 @@ const struct vd_cli_verb vd_cmd_snapshot = {
         "on the file system of FILE; without a slash it is in the directory of FILE.  Nothing\n"
         "is copied, and at any instant FILE is the same disk.  A run that was killed is gone on\n"
         "with by the same command.\n",
-    .common =
-        VD_CLI_FORMAT | VD_CLI_SHARE | VD_CLI_QUIET | VD_CLI_OUTPUT | VD_CLI_NETWORK | VD_CLI_GATE,
+    .common = VD_CLI_FORMAT | VD_CLI_SHARE | VD_CLI_QUIET | VD_CLI_OUTPUT | VD_CLI_NETWORK |
+              VD_CLI_GATE | VD_CLI_KEYS,
     .options = options,
     .run = run,
 };

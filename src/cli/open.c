@@ -15,6 +15,7 @@ struct vdisk_open_options vd_cli_open_options(const struct vd_cli *cli, const ch
         .flags = flags,
         .format = format,
         .network = &cli->network,
+        .passphrases = &cli->keys.list,
         .gate = &cli->gate,
     };
 }

@@ -28,6 +28,9 @@ enum {
     KEY_ALLOW_PATH,
     KEY_ALLOW_JSON,
     KEY_NO_BACKING,
+    KEY_PASSPHRASE_FILE,
+    KEY_PASSPHRASE_FD,
+    KEY_OBJECT,
 };
 
 #define TIMEOUT_SECONDS_MAX 86400u
@@ -67,6 +70,12 @@ static const struct common_option common_options[] = {
     {VD_CLI_GATE, {KEY_ALLOW_JSON, "allow-json", NULL, "images may name files by json: names"}},
     {VD_CLI_GATE,
      {KEY_NO_BACKING, "no-backing", NULL, "open no file that an image names: such are refused"}},
+    {VD_CLI_KEYS,
+     {KEY_PASSPHRASE_FILE, "passphrase-file", "FILE",
+      "passphrase for encrypted images; may be repeated"}},
+    {VD_CLI_KEYS, {KEY_PASSPHRASE_FD, "passphrase-fd", "FD", "the same from a file descriptor"}},
+    {VD_CLI_KEYS,
+     {KEY_OBJECT, "object", "secret,id=ID,file=PATH", "the same as qemu-img takes it"}},
     {VD_CLI_FORMAT, {KEY_IMAGE_OPTS, "image-opts", NULL, NULL}},
     {0, {KEY_HELP, "help", NULL, "print this help"}},
     {0, {'h', NULL, NULL, NULL}},
@@ -258,6 +267,12 @@ static int take_common(struct vd_cli *cli, int key, const char *value)
         return vd_cli_gate_allow_json(cli);
     case KEY_NO_BACKING:
         return vd_cli_gate_close(cli);
+    case KEY_PASSPHRASE_FILE:
+        return vd_cli_keys_file(cli, value);
+    case KEY_PASSPHRASE_FD:
+        return vd_cli_keys_fd(cli, value);
+    case KEY_OBJECT:
+        return vd_cli_keys_object(cli, value);
     case KEY_HELP:
     case 'h':
         vd_cli_print_help(cli->verb);

@@ -20,11 +20,3 @@ int vd_cli_take_rate(struct vd_cli *cli, const char *value, uint64_t *rate_bytes
         return vd_cli_usage_error(cli, "-r: a rate of 0 bytes a second would never end");
     return status;
 }
-
-int vd_cli_refuse_object(struct vd_cli *cli)
-{
-    return vd_cli_usage_error(cli,
-                              "--object is not supported: see the options of 'vdisk %s --help' for "
-                              "servers and secrets",
-                              cli->verb->name);
-}

@@ -11,7 +11,4 @@ int vd_cli_take_workers(struct vd_cli *cli, const char *value, uint32_t *workers
 /* The argument of -r, bytes a second. */
 int vd_cli_take_rate(struct vd_cli *cli, const char *value, uint64_t *rate_bytes);
 
-/* Refuses --object, which qemu-img has. */
-int vd_cli_refuse_object(struct vd_cli *cli);
-
 #endif

@@ -117,5 +117,5 @@ want 1 'too many workers' vdisk commit -m 65 top
 want 1 'no operand' vdisk commit
 want 1 'two operands' vdisk commit top mid
 want 1 'objects' vdisk commit --object x top
-err_has '^vdisk: commit: --object is not supported'
+err_has '^vdisk: commit: --object: the kind that there is'
 finish

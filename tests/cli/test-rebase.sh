@@ -123,6 +123,6 @@ want 1 'a format of nothing' vdisk rebase -b '' -F raw top
 want 1 'compression' vdisk rebase -c -b base -F raw top
 err_has '^vdisk: rebase: -c: none of the formats'
 want 1 'objects' vdisk rebase --object x -b base top
-err_has '^vdisk: rebase: --object is not supported'
+err_has '^vdisk: rebase: --object: the kind that there is'
 want 1 'no operand' vdisk rebase -b base
 finish
