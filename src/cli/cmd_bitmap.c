@@ -21,8 +21,7 @@ enum {
     KEY_MERGE,
     KEY_LIST,
     KEY_RECOVER,
-    KEY_COMPARE,
-    KEY_OBJECT
+    KEY_COMPARE
 };
 
 static const struct vd_cli_option options[] = {
@@ -39,7 +38,6 @@ static const struct vd_cli_option options[] = {
     {'b', NULL, "FILE", "with --merge: the image that has SOURCE"},
     {'F', NULL, "FMT", "format of the image that -b or --compare names"},
     {'m', NULL, "N", "with --compare: pieces compared at once"},
-    {KEY_OBJECT, "object", "DEFINITION", NULL}, /* qemu-img's, refused */
     {0},
 };
 
@@ -88,10 +86,8 @@ static int take_option(struct vd_cli *cli, struct bitmap_args *args, int key, co
             return 1;
         args->source_format = value;
         return VD_CLI_GO;
-    case 'm':
+    default: /* m */
         return vd_cli_take_workers(cli, value, &args->workers);
-    default:
-        return vd_cli_refuse_object(cli);
     }
 }
 
@@ -241,7 +237,7 @@ const struct vd_cli_verb vd_cmd_bitmap = {
             "--recover makes it tell of all that may have been.  With --compare that is what\n"
             "differs from OLDER, which holds what the disk was when BITMAP was last cleared.\n",
     .common = VD_CLI_FORMAT | VD_CLI_SHARE | VD_CLI_QUIET | VD_CLI_CACHE | VD_CLI_PROGRESS |
-              VD_CLI_OUTPUT | VD_CLI_NETWORK | VD_CLI_GATE,
+              VD_CLI_OUTPUT | VD_CLI_NETWORK | VD_CLI_GATE | VD_CLI_KEYS,
     .options = options,
     .run = run,
 };
