@@ -5,6 +5,7 @@
 #include <inttypes.h>
 #include <stdlib.h>
 
+#include "format/qcow2/qcow2_bitmap.h"
 #include "format/qcow2/qcow2_crypt.h"
 #include "format/qcow2/qcow2_snapshot.h"
 #include "format/qcow2/qcow2_write.h"
@@ -30,6 +31,7 @@ static bool is_for_writing(const struct vd_format *format)
 
 static void qcow2_free(struct vd_qcow2 *qcow2)
 {
+    vd_qcow2_bitmaps_free(qcow2);
     vd_qcow2_writer_free(qcow2);
     vd_table_cache_destroy(&qcow2->tables);
     vd_qcow2_crypt_close(qcow2);
@@ -117,6 +119,8 @@ static int open_image(struct vd_qcow2 *qcow2, const struct vd_format_options *op
     if (ret == 0)
         ret = open_tables(qcow2, options, err);
     if (ret == 0)
+        ret = vd_qcow2_bitmaps_open(qcow2, err);
+    if (ret == 0)
         ret = make_ready(qcow2, err);
     if (ret == 0 && is_for_writing(format))
         ret = vd_qcow2_writer_open(qcow2, err);
@@ -144,8 +148,11 @@ static int qcow2_close(struct vd_format *format, struct vdisk_error *err)
 {
     struct vd_qcow2 *qcow2 = format->state;
     int ret = 0;
-    if (is_for_writing(format) && !atomic_load(&format->has_failed))
-        ret = vd_qcow2_finish(qcow2, err);
+    if (is_for_writing(format)) {
+        ret = vd_qcow2_bitmaps_store(qcow2, err);
+        int finished = atomic_load(&format->has_failed) ? 0 : vd_qcow2_finish(qcow2, err);
+        ret = ret < 0 ? ret : finished;
+    }
     qcow2_free(qcow2);
     return ret;
 }
@@ -212,4 +219,5 @@ const struct vd_format_driver vd_qcow2_driver = {
     .empty = vd_qcow2_empty,
     .check = vd_qcow2_check,
     .snapshots = &vd_qcow2_snapshot_driver,
+    .bitmaps = &vd_qcow2_bitmap_driver,
 };

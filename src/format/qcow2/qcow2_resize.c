@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "format/cipher.h"
-#include "format/qcow2/qcow2_dirty.h"
+#include "format/qcow2/qcow2_bitmap.h"
 #include "format/qcow2/qcow2_write.h"
 #include "util/mem.h"
 
@@ -498,7 +498,7 @@ int vd_qcow2_resize(struct vd_format *format, const struct vd_resize *resize,
     if (ret == 0)
         ret = vd_qcow2_begin(qcow2, err);
     if (ret == 0 && resize->size != format->size)
-        ret = vd_qcow2_dirty_resize(qcow2, resize->size, err);
+        ret = vd_qcow2_bitmaps_resize(qcow2, resize->size, err);
     if (ret < 0)
         return ret;
     if (resize->size == format->size)
@@ -507,7 +507,7 @@ int vd_qcow2_resize(struct vd_format *format, const struct vd_resize *resize,
         ret = grow(qcow2, resize, err);
     else
         ret = shrink(qcow2, resize->size, err);
-    vd_qcow2_dirty_resized(qcow2, qcow2->header.fields.size == resize->size);
+    vd_qcow2_bitmaps_resized(qcow2, qcow2->header.fields.size == resize->size);
     if (ret == 0)
         format->size = resize->size;
     return ret;
@@ -520,9 +520,7 @@ int vd_qcow2_empty(struct vd_format *format, struct vdisk_error *err)
         return vd_err_set(err, ENOTSUP, "%s: has all its data in a raw file, and can not forget it",
                           vd_storage_name(qcow2->file));
     int ret = vd_qcow2_begin(qcow2, err);
-    if (ret == 0 && format->size)
-        ret = vd_qcow2_mark_dirty(qcow2, vd_range(0, format->size), err);
-    if (ret == 0)
+    if (ret == 0) /* the disk reads the same: nothing for the bitmaps */
         ret = drop_tables(qcow2, 0, err);
     return ret < 0 ? ret : vd_qcow2_flush(format, err);
 }

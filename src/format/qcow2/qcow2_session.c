@@ -5,7 +5,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "format/qcow2/qcow2_dirty.h"
 #include "format/qcow2/qcow2_refs.h"
 
 int vd_qcow2_writer_open(struct vd_qcow2 *qcow2, struct vdisk_error *err)
@@ -155,9 +154,9 @@ static int begin_alone(struct vd_qcow2 *qcow2, struct vdisk_error *err)
         writer->end = writer->file_bytes >> qcow2->geometry.cluster_bits;
     writer->hint = 1;
     qcow2->header.fields.autoclear &= VD_QCOW2_AUTOCLEAR_KNOWN;
-    ret = vd_qcow2_dirty_begin(qcow2, err);
-    if (ret == 0 && qcow2->header.fields.version >= 3 &&
-        qcow2->header.fields.autoclear != autoclear) {
+    if (!qcow2->header.bitmaps.is_present) /* else they are kept up to date: qcow2_bitmap.h */
+        qcow2->header.fields.autoclear &= ~(uint64_t)VD_QCOW2_BITMAPS;
+    if (qcow2->header.fields.version >= 3 && qcow2->header.fields.autoclear != autoclear) {
         struct vd_qcow2_fields fields = qcow2->header.fields;
         ret = vd_qcow2_replace_fields(qcow2, &fields, err);
     }

@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "format/qcow2/qcow2_dirty.h"
+#include "format/qcow2/qcow2_bitmap.h"
 #include "format/qcow2/qcow2_write.h"
 #include "util/mem.h"
 
@@ -450,14 +450,14 @@ static int check_apply(const struct vd_qcow2 *qcow2, const struct vd_qcow2_snaps
 static int mark_all(struct vd_qcow2 *qcow2, struct vdisk_error *err)
 {
     uint64_t size = qcow2->format->size;
-    return size ? vd_qcow2_mark_dirty(qcow2, vd_range(0, size), err) : 0;
+    return size ? vd_qcow2_record(qcow2, vd_range(0, size), err) : 0;
 }
 
 /* Enabled bitmaps say that all of the disk changes, and get its new size. */
 static int announce(struct vd_qcow2 *qcow2, uint64_t disk_size, struct vdisk_error *err)
 {
     int ret = mark_all(qcow2, err);
-    return ret == 0 ? vd_qcow2_dirty_resize(qcow2, disk_size, err) : ret;
+    return ret == 0 ? vd_qcow2_bitmaps_resize(qcow2, disk_size, err) : ret;
 }
 
 /* S1 */
@@ -519,7 +519,7 @@ static int apply(struct vd_qcow2 *qcow2, const struct vd_qcow2_snapshot *snapsho
         ret = refer_tree(tree, old, err);
     if (ret < 0) {
         give_back(qcow2, &l1);
-        vd_qcow2_dirty_resized(qcow2, false);
+        vd_qcow2_bitmaps_resized(qcow2, false);
         return ret;
     }
     ret = vd_qcow2_tree_clear_copied(tree, old, false, &inner);
@@ -527,7 +527,7 @@ static int apply(struct vd_qcow2 *qcow2, const struct vd_qcow2_snapshot *snapsho
         ret = vd_qcow2_flush(qcow2->format, &inner);
     if (ret == 0)
         ret = switch_disk(qcow2, &l1, l1_entries, snapshot->disk_size, &inner);
-    vd_qcow2_dirty_resized(qcow2, ret == 0);
+    vd_qcow2_bitmaps_resized(qcow2, ret == 0);
     if (ret == 0)
         ret = mark_all(qcow2, &inner);
     if (ret == 0)

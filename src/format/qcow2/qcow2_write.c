@@ -2,7 +2,7 @@
 /* Where may a qcow2 image be written? */
 #include <inttypes.h>
 
-#include "format/qcow2/qcow2_dirty.h"
+#include "format/qcow2/qcow2_bitmap.h"
 #include "format/qcow2/qcow2_refs.h"
 
 /*
@@ -314,7 +314,7 @@ int vd_qcow2_map_for_write(struct vd_format *format, struct vd_range guest, bool
     if (ret == 0)
         ret = vd_qcow2_begin(qcow2, err);
     if (ret == 0)
-        ret = vd_qcow2_mark_dirty(qcow2, guest, err);
+        ret = vd_qcow2_record(qcow2, guest, err);
     if (ret < 0)
         return ret;
     if (allocate)
@@ -350,7 +350,7 @@ int vd_qcow2_map_encoded(struct vd_format *format, struct vd_range guest, enum v
     assert(encoded_bytes > 0 && encoded_bytes < qcow2->geometry.cluster_bytes);
     int ret = vd_qcow2_begin(qcow2, err);
     if (ret == 0)
-        ret = vd_qcow2_mark_dirty(qcow2, guest, err);
+        ret = vd_qcow2_record(qcow2, guest, err);
     if (ret == 0)
         ret = vd_qcow2_relieve(qcow2, err);
     if (ret < 0)

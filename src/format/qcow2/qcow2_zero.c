@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* How is a part of a qcow2 image made to read as zero? */
-#include "format/qcow2/qcow2_dirty.h"
+#include "format/qcow2/qcow2_bitmap.h"
 #include "format/qcow2/qcow2_write.h"
 
 enum answer {
@@ -162,7 +162,7 @@ int vd_qcow2_map_zero(struct vd_format *format, struct vd_range guest, unsigned 
     struct vd_qcow2 *qcow2 = format->state;
     int ret = vd_qcow2_begin(qcow2, err);
     if (ret == 0)
-        ret = vd_qcow2_mark_dirty(qcow2, guest, err);
+        ret = vd_qcow2_record(qcow2, guest, err);
     if (ret == 0)
         ret = vd_qcow2_relieve(qcow2, err);
     while (ret == 0) {
