@@ -28,10 +28,12 @@ static int file_open(struct vd_storage *storage, const char *name,
     file->is_block = opened.is_block;
     file->block_bytes = opened.block_bytes;
     file->is_direct = (options->flags & VD_STORAGE_DIRECT) != 0;
+    file->is_constant = !(options->flags & (VD_STORAGE_WRITE | VD_STORAGE_SHARE));
     file->is_sync = (options->flags & VD_STORAGE_SYNC) != 0;
     file->keeps_cache_small = (options->flags & VD_STORAGE_SEQUENTIAL) && !file->is_direct;
     file->sync.is_new = opened.is_new;
     file->sync.parent_fd = opened.parent_fd;
+    vd_mutex_init(&file->known.lock);
     vd_mutex_init(&file->sync.lock);
     vd_cond_init(&file->sync.changed);
     if (file->keeps_cache_small)
@@ -49,6 +51,7 @@ static void file_close(struct vd_storage *storage)
     struct file *file = storage->state;
     vd_cond_destroy(&file->sync.changed);
     vd_mutex_destroy(&file->sync.lock);
+    vd_mutex_destroy(&file->known.lock);
     if (file->sync.parent_fd >= 0)
         close(file->sync.parent_fd);
     close(file->fd);

@@ -28,15 +28,27 @@ struct file_sync {
     int parent_fd;  /* directory of a new file, or -1 */
 };
 
+/*
+ * The last run of data, or hole, of a file that nobody changes.  A format asks for its clusters one
+ * after the other, and some file systems look at all pages of a run to find its end.
+ */
+struct file_run {
+    struct vd_mutex lock;
+    struct vd_range range;            /* under lock; length 0: none is known */
+    enum vd_storage_extent_kind kind; /* under lock */
+};
+
 struct file {
     int fd;
     bool is_block;          /* a block device, not a regular file */
     bool is_sync;           /* changes that are no writes need a flush of their own */
     bool keeps_cache_small; /* reads drop what lies behind them */
     bool is_direct;
+    bool is_constant;     /* opened for reading, and locked against writers */
     uint32_t block_bytes; /* logical block of a block device, else 1 */
     atomic_uint missing;  /* of enum file_missing */
     struct file_sync sync;
+    struct file_run known;
     atomic_ullong read_dropped;  /* below: dropped from the page cache by reads */
     atomic_ullong write_dropped; /* below: written out and dropped by vd_file_write_behind() */
 };

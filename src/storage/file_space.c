@@ -172,13 +172,45 @@ int vd_file_allocated(struct vd_storage *storage, uint64_t *bytes, struct vdisk_
     return 0;
 }
 
+/* Is range.offset in the known run? */
+static bool run_has(struct file *file, struct vd_range range, struct vd_storage_extent *extent)
+{
+    struct file_run *known = &file->known;
+    if (!file->is_constant)
+        return false;
+    vd_mutex_lock(&known->lock);
+    bool is_in = range.offset >= known->range.offset && range.offset < vd_range_end(known->range);
+    if (is_in) {
+        uint64_t left = vd_range_end(known->range) - range.offset;
+        *extent =
+            (struct vd_storage_extent){.kind = known->kind, .length = vd_min(range.length, left)};
+    }
+    vd_mutex_unlock(&known->lock);
+    return is_in;
+}
+
+/* The run from range.offset on ends at @end, which is behind that. */
+static void run_found(struct file *file, struct vd_range range, enum vd_storage_extent_kind kind,
+                      uint64_t end, struct vd_storage_extent *extent)
+{
+    struct vd_range run = vd_range(range.offset, end - range.offset);
+    *extent = (struct vd_storage_extent){.kind = kind, .length = vd_min(range.length, run.length)};
+    if (!file->is_constant)
+        return;
+    vd_mutex_lock(&file->known.lock);
+    file->known.range = run;
+    file->known.kind = kind;
+    vd_mutex_unlock(&file->known.lock);
+}
+
 int vd_file_extent(struct vd_storage *storage, struct vd_range range,
                    struct vd_storage_extent *extent, struct vdisk_error *err)
 {
     (void)err;
     struct file *file = storage->state;
     *extent = (struct vd_storage_extent){.kind = VD_STORAGE_DATA, .length = range.length};
-    if (file->is_block || (atomic_load(&file->missing) & FILE_NO_EXTENTS))
+    if (file->is_block || (atomic_load(&file->missing) & FILE_NO_EXTENTS) ||
+        run_has(file, range, extent))
         return 0;
 
     off_t offset = (off_t)range.offset;
@@ -192,13 +224,12 @@ int vd_file_extent(struct vd_storage *storage, struct vd_range range,
         return 0;
     }
     if (data > offset) {
-        extent->kind = VD_STORAGE_HOLE;
-        extent->length = vd_min(range.length, (uint64_t)(data - offset));
+        run_found(file, range, VD_STORAGE_HOLE, (uint64_t)data, extent);
         return 0;
     }
     off_t hole = lseek(file->fd, offset, SEEK_HOLE);
     if (hole > offset)
-        extent->length = vd_min(range.length, (uint64_t)(hole - offset));
+        run_found(file, range, VD_STORAGE_DATA, (uint64_t)hole, extent);
     return 0;
 }
 
