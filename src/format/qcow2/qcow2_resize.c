@@ -102,20 +102,24 @@ static int write_fresh(const struct vd_mapping *mapping, uint64_t cluster, uint8
 }
 
 /*
- * The part of the subcluster with offset @end, which is within it, that lies behind @end reads as
- * zero.  If it is shown by something that is not to be written, it gets a new place.
+ * The part of the subcluster with offset @end, which is within its cluster, that lies behind @end
+ * reads as zero; of a compressed cluster, all that lies behind it.  If it is shown by something
+ * that is not to be written, it gets a new place.
  */
 static int clean_tail(struct vd_qcow2 *qcow2, uint64_t end, struct vdisk_error *err)
 {
     uint32_t cluster_bytes = qcow2->geometry.cluster_bytes;
     uint64_t cluster = vd_round_down(end, cluster_bytes);
-    uint64_t next = vd_round_up(end, qcow2->geometry.subcluster_bytes);
-    struct vd_range tail = vd_range(end, next - end);
+    struct vd_range tail = vd_range(end, cluster + cluster_bytes - end);
     struct vd_mapping mapping = {0};
     int ret = vd_qcow2_map(qcow2->format, tail, &mapping, err);
-    /* What shows the backing file there was dealt with by who knows what it hid. */
-    if (ret < 0 || mapping.kind == VD_MAP_ZERO || mapping.kind == VD_MAP_BACKING)
+    if (ret == 0 && mapping.kind != VD_MAP_ENCODED)
+        tail.length = vd_round_up(end, qcow2->geometry.subcluster_bytes) - end;
+    if (ret < 0 || tail.length == 0)
         return ret;
+    /* What shows the backing file there was dealt with by who knows what it hid. */
+    if (mapping.kind == VD_MAP_ZERO || mapping.kind == VD_MAP_BACKING)
+        return 0;
     CLEANUP_FREE uint8_t *bytes = vd_alloc_io(cluster_bytes);
     if (!bytes)
         return vd_err_nomem(err, "a cluster");
@@ -183,7 +187,7 @@ static int clean(struct vd_qcow2 *qcow2, struct vd_range guest, uint64_t backing
     uint64_t start = vd_round_up(guest.offset, qcow2->geometry.subcluster_bytes);
     uint64_t end = vd_round_up(vd_range_end(guest), qcow2->geometry.cluster_bytes);
     int ret = 0;
-    if (start != guest.offset)
+    if (!vd_is_aligned(guest.offset, qcow2->geometry.cluster_bytes))
         ret = clean_tail(qcow2, guest.offset, err);
     while (ret == 0 && start < end) {
         struct vd_qcow2_run run;
@@ -455,8 +459,7 @@ static int shrink(struct vd_qcow2 *qcow2, uint64_t size, struct vdisk_error *err
     if (ret < 0)
         return ret;
     qcow2->format->size = size;
-    uint64_t unit = qcow2->geometry.subcluster_bytes;
-    if (!vd_is_aligned(size, unit))
+    if (!vd_is_aligned(size, qcow2->geometry.cluster_bytes))
         ret = clean_tail(qcow2, size, err);
     if (ret == 0)
         ret = drop_entries(qcow2, vd_round_up(size, qcow2->geometry.cluster_bytes), err);
