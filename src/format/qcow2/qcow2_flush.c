@@ -63,12 +63,24 @@ static bool is_not_in(const void *opaque, uint64_t offset)
     return !is_in(opaque, offset);
 }
 
+/* The refcount table, of the file. */
+static bool is_refcount_table(const void *opaque, uint64_t offset)
+{
+    const struct vd_range *table = opaque;
+    return offset >= table->offset && offset < vd_range_end(*table);
+}
+
+static bool is_refcount_block(const void *opaque, uint64_t offset)
+{
+    return !is_refcount_table(opaque, offset);
+}
+
 struct changes {
     struct vd_table_snapshot tables;
     struct vd_qcow2_places new_tables;
     struct vd_qcow2_batch *releases;
     struct vd_table_snapshot refs;
-    struct vd_qcow2_places new_blocks;
+    bool has_new_blocks;
 };
 
 static struct vd_qcow2_places take_places(struct vd_qcow2_places *places)
@@ -86,8 +98,8 @@ static int take_refs(struct vd_qcow2 *qcow2, struct changes *changes, struct vdi
     vd_mutex_lock(&writer->refs.lock);
     int ret = vd_table_cache_snapshot_locked(&writer->refs, &changes->refs, err);
     vd_mutex_unlock(&writer->refs.lock);
-    if (ret == 0)
-        changes->new_blocks = take_places(&writer->new_blocks);
+    changes->has_new_blocks = writer->has_new_blocks;
+    writer->has_new_blocks = false;
     return ret;
 }
 
@@ -111,20 +123,22 @@ static int take_changes(struct vd_qcow2 *qcow2, struct changes *changes, struct 
     return ret;
 }
 
-/* W2: blocks before the entries of the table that lead to them. */
+/*
+ * W2: before an entry of the refcount table come the block that it leads to, and the refcount of
+ * that, which may be in another block.
+ */
 static int write_refs(struct vd_qcow2 *qcow2, const struct changes *changes,
                       struct vdisk_error *err)
 {
     const struct vd_table_cache *refs = &qcow2->writer->refs;
-    const struct choice choice = {&changes->new_blocks, qcow2->geometry.cluster_bytes};
-    int ret = 0;
-    if (changes->new_blocks.entries) {
-        ret = vd_table_snapshot_write_some(refs, &changes->refs, is_in, &choice, err);
-        if (ret == 0)
-            ret = vd_storage_flush(qcow2->file, err);
-    }
+    const struct vd_range table = vd_range(qcow2->header.fields.refcount_table_offset,
+                                           vd_qcow2_refcount_table_entries(qcow2) * 8);
+    int ret = vd_table_snapshot_write_some(refs, &changes->refs, is_refcount_block, &table, err);
+    if (ret < 0 || !changes->has_new_blocks)
+        return ret;
+    ret = vd_storage_flush(qcow2->file, err);
     if (ret == 0)
-        ret = vd_table_snapshot_write_some(refs, &changes->refs, is_not_in, &choice, err);
+        ret = vd_table_snapshot_write_some(refs, &changes->refs, is_refcount_table, &table, err);
     return ret;
 }
 
@@ -150,7 +164,6 @@ static void end_changes(struct vd_qcow2 *qcow2, struct changes *changes, bool wr
     vd_table_snapshot_end(&qcow2->tables, &changes->tables, written);
     vd_table_snapshot_end(&qcow2->writer->refs, &changes->refs, written);
     free(changes->new_tables.offsets);
-    free(changes->new_blocks.offsets);
     if (written)
         vd_qcow2_releases_ended(qcow2, changes->releases);
     else
@@ -186,7 +199,6 @@ int vd_qcow2_flush_refs_alone(struct vd_qcow2 *qcow2, struct vdisk_error *err)
     if (ret == 0)
         ret = vd_storage_flush(qcow2->file, &inner);
     vd_table_snapshot_end(&qcow2->writer->refs, &changes.refs, ret == 0);
-    free(changes.new_blocks.offsets);
     if (ret == 0)
         return 0;
     vd_format_fail(qcow2->format, &inner);

@@ -358,8 +358,6 @@ int vd_qcow2_refs_make_block(struct vd_qcow2 *qcow2, uint64_t index, uint64_t cl
     uint32_t cluster_bytes = qcow2->geometry.cluster_bytes;
     uint64_t host = cluster * cluster_bytes;
     int ret = vd_qcow2_set_aside(qcow2, &writer->aside, vd_range(host, cluster_bytes), err);
-    if (ret == 0)
-        ret = vd_qcow2_places_reserve(&writer->new_blocks, err);
     vd_mutex_lock(&qcow2->tables.lock);
     if (ret == 0)
         ret = vd_qcow2_meta_reserve_locked(qcow2, 1, err);
@@ -375,7 +373,7 @@ int vd_qcow2_refs_make_block(struct vd_qcow2 *qcow2, uint64_t index, uint64_t cl
         vd_qcow2_meta_remove(qcow2, host, 1);
         return ret;
     }
-    vd_qcow2_places_add(&writer->new_blocks, host);
+    writer->has_new_blocks = true;
     /* It is in use from now on, so a failure here must not leave it uncounted. */
     struct vdisk_error inner = {0};
     ret = vd_qcow2_refs_up(qcow2, vd_range(cluster, 1), &inner);

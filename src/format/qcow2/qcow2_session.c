@@ -38,7 +38,7 @@ static void free_lists(struct vd_qcow2_writer *writer)
     writer->ended = NULL;
     writer->reserved = 0;
     writer->new_tables.entries = 0;
-    writer->new_blocks.entries = 0;
+    writer->has_new_blocks = false;
     writer->pack = (struct vd_qcow2_pack){0};
     writer->aside = vd_range(0, 0);
     writer->l1_aside = vd_range(0, 0);
@@ -51,7 +51,6 @@ void vd_qcow2_writer_free(struct vd_qcow2 *qcow2)
         return;
     free_lists(writer);
     free(writer->new_tables.offsets);
-    free(writer->new_blocks.offsets);
     vd_table_cache_destroy(&writer->refs);
     vd_mutex_destroy(&writer->session_lock);
     vd_mutex_destroy(&writer->flush_lock);

@@ -58,9 +58,9 @@ struct vd_qcow2_writer {
     size_t reserved;                   /* runs that there has to be room for in it */
 
     /* Under alloc_lock. */
-    struct vd_table_cache refs;        /* refcount table and blocks */
-    struct vd_qcow2_places new_blocks; /* that no entry of the table in the file leads to */
-    struct vd_qcow2_batch *ended;      /* W3: durable, waiting for requests; oldest first */
+    struct vd_table_cache refs;   /* refcount table and blocks */
+    bool has_new_blocks;          /* that no entry of the table in the file leads to */
+    struct vd_qcow2_batch *ended; /* W3: durable, waiting for requests; oldest first */
     struct vd_qcow2_pack pack;
     uint64_t hint;         /* number of a cluster: the search for a free one begins here */
     uint64_t end;          /* number of the cluster behind all that were ever taken */
