@@ -39,11 +39,38 @@ static uint32_t parse_size(const char *text)
     return (uint32_t)(value << (*end == 'k' ? 10 : *end == 'm' ? 20 : 0));
 }
 
+/* What is behind the geometry of qcow2: ".r64", ".ext.lazy". */
+static void parse_features(struct vt_stack *stack, struct vt_stack_level *level, char *text)
+{
+    for (char *part = text, *next; part; part = next) {
+        next = strchr(part, '.');
+        if (next)
+            *next++ = '\0';
+        if (part[0] == 'r' && part[1] >= '0' && part[1] <= '9')
+            level->refcount_bits = parse_size(part + 1);
+        else if (strcmp(part, "v2") == 0)
+            level->compat = "0.10";
+        else if (strcmp(part, "ext") == 0)
+            level->flags |= VDISK_CREATE_EXTENDED_L2;
+        else if (strcmp(part, "lazy") == 0)
+            level->flags |= VDISK_CREATE_LAZY_REFCOUNTS;
+        else if (strcmp(part, "rawdata") == 0)
+            level->flags |= VDISK_CREATE_DATA_RAW;
+        else if (strcmp(part, "data") != 0)
+            fail_msg("no feature '%s'", part);
+        if (strstr(part, "data"))
+            level->data_file = stack->file_entries++;
+    }
+}
+
 /* "qed-64k-4", "qed", "gow3": formats whose names end so have dashes too ("add-cow"). */
 static void parse_level(struct vt_stack *stack, char *text)
 {
     struct vt_stack_level *level = &stack->levels[stack->level_entries++];
     *level = (struct vt_stack_level){.data_file = VT_STACK_NONE};
+    char *features = strchr(text, '.');
+    if (features)
+        *features++ = '\0';
     char *geometry = strchr(text, '-');
     if (geometry && geometry[1] >= '0' && geometry[1] <= '9') {
         *geometry = '\0';
@@ -58,6 +85,8 @@ static void parse_level(struct vt_stack *stack, char *text)
     level->file = stack->file_entries++;
     if (vd_format_driver_data_file(driver) == VD_DATA_FILE_ALWAYS)
         level->data_file = stack->file_entries++;
+    if (features)
+        parse_features(stack, level, features);
 }
 
 /* Shorter, longer, not in whole clusters: one after the other. */
@@ -93,6 +122,12 @@ static uint64_t table_entries_of(const struct vt_stack_level *level)
            sizeof(uint64_t);
 }
 
+/* qcow2: entries of a table, which is one cluster. */
+static uint64_t l2_entries_of(const struct vt_stack_level *level)
+{
+    return cluster_bytes_of(level) / (level->flags & VDISK_CREATE_EXTENDED_L2 ? 16 : 8);
+}
+
 static uint64_t size_max_of(const struct vt_stack_level *level)
 {
     uint64_t entries = table_entries_of(level);
@@ -103,6 +138,9 @@ static uint64_t size_max_of(const struct vt_stack_level *level)
     if (strcmp(level->format, "qed") == 0)
         return vd_min(entries, (UINT64_C(1) << 50) / entries / cluster_bytes_of(level)) * entries *
                cluster_bytes_of(level);
+    if (strcmp(level->format, "qcow2") == 0) /* an L1 table of 32 MiB */
+        return vd_min((UINT64_C(4) << 20) * l2_entries_of(level) * cluster_bytes_of(level),
+                      UINT64_C(1) << 50);
     return UINT64_C(1) << 50;
 }
 
@@ -139,7 +177,7 @@ uint32_t vt_stack_block_bytes(const struct vt_stack *stack)
 }
 
 /*
- * GOW v3: one bit of the write-intent bitmap.  QED: one second-level table.  add-cow: the bits in
+ * GOW v3: one bit of the write-intent bitmap.  QED, qcow2: one second-level table.  add-cow: the bits in
  * one sector.
  */
 uint64_t vt_stack_region_bytes(const struct vt_stack *stack)
@@ -148,6 +186,8 @@ uint64_t vt_stack_region_bytes(const struct vt_stack *stack)
     uint64_t cluster = vt_stack_block_bytes(stack);
     if (strcmp(top->format, "qed") == 0)
         return cluster * table_entries_of(top);
+    if (strcmp(top->format, "qcow2") == 0)
+        return cluster * l2_entries_of(top);
     if (strcmp(top->format, "add-cow") == 0)
         return cluster * 512 * 8;
     return UINT64_C(128) << 20;
@@ -262,7 +302,10 @@ static struct vdisk_create_options create_options(const struct vt_stack *stack, 
     struct vdisk_create_options options = {.struct_bytes = sizeof(options),
                                            .size = it->size,
                                            .cluster_bytes = it->cluster_bytes,
-                                           .table_clusters = it->table_clusters};
+                                           .table_clusters = it->table_clusters,
+                                           .refcount_bits = it->refcount_bits,
+                                           .compat = it->compat,
+                                           .flags = it->flags};
     if (level + 1 < stack->level_entries) {
         options.backing = vt_stack_file_name(stack, it[1].file);
         options.backing_format = it[1].format;
@@ -299,13 +342,14 @@ static void create_level_on(const struct vt_stack *stack, unsigned level,
     struct vdisk_create_options options = create_options(stack, level);
     struct vd_storage *file = open_file(files, it->file);
     struct vd_storage *data = NULL;
+    bool is_raw = (it->flags & VDISK_CREATE_DATA_RAW) != 0;
     if (it->data_file != VT_STACK_NONE) {
         data = open_file(files, it->data_file);
-        if (options.backing)
+        if (options.backing && !is_raw)
             spoil(data, it->size);
     }
     VT_OK(vd_format_create(vd_format_find(it->format, NULL), file, data, &options, &vt_err));
-    if (data && !options.backing)
+    if (data && !options.backing && !is_raw)
         spoil(data, it->size);
     vd_storage_close(file);
     vd_storage_close(data);
