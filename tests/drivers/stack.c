@@ -177,8 +177,8 @@ uint32_t vt_stack_block_bytes(const struct vt_stack *stack)
 }
 
 /*
- * GOW v3: one bit of the write-intent bitmap.  QED, qcow2: one second-level table.  add-cow: the bits in
- * one sector.
+ * GOW v3: one bit of the write-intent bitmap.  QED, qcow2: one second-level table.  add-cow: the
+ * bits in one sector.
  */
 uint64_t vt_stack_region_bytes(const struct vt_stack *stack)
 {
