@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "cli/createopt_qcow2.h"
+#include "cli/encryptopt.h"
 #include "cli/output.h"
 #include "util/mem.h"
 
@@ -256,6 +257,8 @@ void vd_create_options_print(const char *format)
         if (!create_options[i].is_hidden && (create_options[i].families & family_of(format)))
             printf("  %-*s- %s\n", OPTION_COLUMN_BYTES, create_options[i].usage,
                    create_options[i].help);
+    if (family_of(format) == QCOW2)
+        vd_encrypt_options_print();
 }
 
 static void print_name(const char *key, const char *name)

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "cli/createopt.h"
+#include "cli/encryptopt.h"
 #include "cli/output.h"
 #include "util/mem.h"
 
@@ -60,6 +61,8 @@ int vd_createopt_qcow2_take(struct vd_optlist *list, struct vdisk_create_options
 
 void vd_createopt_qcow2_tell_first(const struct vdisk_create_options *create)
 {
+    if (create->encrypt)
+        vd_encrypt_options_tell(create->encrypt);
     printf(" cluster_size=%" PRIu32 " extended_l2=%s",
            create->cluster_bytes ? create->cluster_bytes : DEFAULT_CLUSTER_BYTES,
            create->flags & VDISK_CREATE_EXTENDED_L2 ? "on" : "off");

@@ -145,7 +145,8 @@ static int take_object(struct vd_cli *cli, struct vd_optlist *list)
 {
     bool is_secret =
         list->entry_count && !list->entries[0].value && strcmp(list->entries[0].key, "secret") == 0;
-    vd_optlist_take(list, "secret");
+    if (is_secret)
+        list->entries[0].is_taken = true;
     const char *type = vd_optlist_take(list, "qom-type");
     struct object object = {.id = vd_optlist_take(list, "id"),
                             .file = vd_optlist_take(list, "file"),

@@ -393,7 +393,7 @@ int vd_format_resize(struct vd_format *format, const struct vd_resize *resize,
                      struct vdisk_error *err)
 {
     struct vdisk_error inner = {0};
-    int ret = vd_format_check_change(format, err);
+    int ret = check_data_change(format, err); /* the cluster with the end may change */
     if (ret < 0)
         return ret;
     ret = format->driver->resize(format, resize, &inner);

@@ -217,6 +217,7 @@ const struct vd_format_driver vd_qcow2_driver = {
     .resize = vd_qcow2_resize,
     .set_backing = vd_qcow2_set_backing,
     .empty = vd_qcow2_empty,
+    .amend = vd_qcow2_amend,
     .check = vd_qcow2_check,
     .snapshots = &vd_qcow2_snapshot_driver,
     .bitmaps = &vd_qcow2_bitmap_driver,

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "format/qcow2/qcow2_crypt.h"
 #include "format/qcow2/qcow2_plan.h"
 #include "format/qcow2/qcow2_priv.h"
 #include "util/mem.h"
@@ -115,8 +116,9 @@ static int write_l1(struct stream *stream, const struct places *places, uint32_t
 }
 
 /*
- * Entries with a place.  Without subclusters they are data, which reads as zero; with them, only
- * the place is there, and what is behind shows.
+ * Entries with a place.  Without subclusters they are data, which reads as zero, or marked as zero
+ * where it would be decrypted to anything; with them, only the place is there, and what is behind
+ * shows.
  */
 static int write_l2(struct stream *stream, const struct vd_qcow2_plan *plan,
                     const struct places *places, struct vdisk_error *err)
@@ -126,6 +128,8 @@ static int write_l2(struct stream *stream, const struct vd_qcow2_plan *plan,
                                                .has_zero = plan->header.fields.version >= 3,
                                                .has_data_file = plan->has_data_file};
     uint64_t base = plan->has_data_file ? 0 : places->data.offset;
+    bool is_whole = geometry->subclusters == 1;
+    bool is_data = is_whole && !plan->is_encrypted;
     int ret = 0;
     if (places->l2.length == 0)
         return 0;
@@ -135,7 +139,8 @@ static int write_l2(struct stream *stream, const struct vd_qcow2_plan *plan,
         struct vd_qcow2_entry entry = {.has_host = true,
                                        .is_copied = true,
                                        .host = base + at,
-                                       .data = geometry->subclusters == 1};
+                                       .data = is_data,
+                                       .zero = is_whole && !is_data};
         struct be64 words[2];
         vd_qcow2_entry_encode(&rules, &entry, words);
         ret = stream_put(stream, words, geometry->entry_bytes, err);
@@ -244,7 +249,28 @@ static int try_header(struct vd_qcow2_header *header, const struct vd_qcow2_geom
     return vd_qcow2_header_format(header, bytes, err);
 }
 
-static int create(struct vd_storage *file, struct vd_storage *data, struct vd_qcow2_plan *plan,
+/* What a new image is encrypted with. */
+struct encryption {
+    const struct vdisk_encrypt_options *options; /* NULL: not at all */
+    struct vd_luks_options luks;
+    uint64_t header_bytes;
+};
+
+static int write_encryption(struct vd_storage *file, const struct encryption *encryption,
+                            const struct places *places, struct vdisk_error *err)
+{
+    const struct vdisk_encrypt_options *options = encryption->options;
+    const struct vd_luks_area area = {file,
+                                      vd_range(places->crypto.offset, encryption->header_bytes)};
+    if (!options)
+        return 0;
+    return vd_luks_create(
+        &area, &encryption->luks,
+        (struct vd_crypt_bytes){options->passphrase.bytes, options->passphrase.length}, err);
+}
+
+static int create(struct vd_storage *file, struct vd_storage *data,
+                  const struct encryption *encryption, struct vd_qcow2_plan *plan,
                   struct vdisk_error *err)
 {
     struct vd_qcow2_fields *fields = &plan->header.fields;
@@ -253,6 +279,14 @@ static int create(struct vd_storage *file, struct vd_storage *data, struct vd_qc
     fields->refcount_table_offset = places.refcount_table.offset;
     fields->refcount_table_clusters = (uint32_t)plan->now.refcount_table;
     fields->l1_offset = places.l1.length ? places.l1.offset : 0;
+    if (encryption->options) {
+        fields->crypt_method = VD_QCOW2_CRYPT_LUKS;
+        plan->header.crypto = (struct vd_qcow2_crypto_extension){
+            .is_present = true,
+            .offset = places.crypto.offset,
+            .length = encryption->header_bytes,
+        };
+    }
     int ret = try_header(&plan->header, &plan->geometry, err);
     if (ret == 0 && data)
         ret = make_data(data, plan, err);
@@ -260,6 +294,8 @@ static int create(struct vd_storage *file, struct vd_storage *data, struct vd_qc
         ret = make_room(file, &places, err);
     if (ret == 0)
         ret = write_tables(file, plan, &places, err);
+    if (ret == 0)
+        ret = write_encryption(file, encryption, &places, err);
     if (ret == 0)
         ret = set_aside(file, places.data, plan, err);
     /* Only now does it become an image. */
@@ -275,14 +311,15 @@ int vd_qcow2_create(const struct vd_format_driver *driver, struct vd_storage *fi
     (void)driver;
     struct vd_qcow2_plan plan;
     struct vdisk_create_options sized = *options;
-    int ret = 0;
-    if (data && options->size == 0) /* a data file that is there already tells */
+    struct encryption encryption = {.options = options->encrypt};
+    int ret = vd_qcow2_crypt_plan(options, &encryption.luks, &encryption.header_bytes, err);
+    if (ret == 0 && data && options->size == 0) /* a data file that is there already tells */
         ret = vd_storage_size(data, &sized.size, err);
     if (ret < 0)
         return ret;
-    ret = vd_qcow2_plan(&sized, 0, &plan, err);
+    ret = vd_qcow2_plan(&sized, encryption.header_bytes, &plan, err);
     if (ret == 0)
-        ret = create(file, data, &plan, err);
+        ret = create(file, data, &encryption, &plan, err);
     vd_qcow2_plan_free(&plan);
     return ret;
 }

@@ -157,8 +157,8 @@ static int choose_names(const struct vdisk_encrypt_options *options, struct vd_l
     return vd_crypt_check(spec, luks->key_bytes, err);
 }
 
-int vd_qcow2_crypt_choose(const struct vdisk_encrypt_options *options, struct vd_luks_options *luks,
-                          struct vdisk_error *err)
+static int choose(const struct vdisk_encrypt_options *options, struct vd_luks_options *luks,
+                  struct vdisk_error *err)
 {
     const char *format = or_default(options->format, "luks");
     *luks = (struct vd_luks_options){.iter_time_ms = options->iter_time_ms};
@@ -175,4 +175,21 @@ int vd_qcow2_crypt_choose(const struct vdisk_encrypt_options *options, struct vd
         return vd_err_set(err, EINVAL, "encrypt.iter-time: the limit is %u ms",
                           VD_LUKS_ITER_TIME_MS_MAX);
     return choose_names(options, luks, err);
+}
+
+int vd_qcow2_crypt_plan(const struct vdisk_create_options *options, struct vd_luks_options *luks,
+                        uint64_t *header_bytes, struct vdisk_error *err)
+{
+    *luks = (struct vd_luks_options){0};
+    *header_bytes = 0;
+    if (!options->encrypt)
+        return 0;
+    if (options->flags & VDISK_CREATE_DATA_RAW)
+        return vd_err_set(err, EINVAL,
+                          "data_file_raw and encryption cannot be used at the same time: the data "
+                          "file alone would not be the disk");
+    int ret = choose(options->encrypt, luks, err);
+    if (ret == 0)
+        *header_bytes = vd_luks_new_bytes(luks);
+    return ret;
 }

@@ -38,10 +38,12 @@ static inline uint64_t vd_qcow2_cipher_offset(const struct vd_qcow2 *qcow2, uint
     return qcow2->header.fields.crypt_method == VD_QCOW2_CRYPT_LUKS ? host : guest;
 }
 
-/* How a new image is encrypted, if it can be: then vd_luks_new_bytes() is the length of its
- * header, and vd_luks_create() writes it. */
-int vd_qcow2_crypt_choose(const struct vdisk_encrypt_options *options, struct vd_luks_options *luks,
-                          struct vdisk_error *err);
+/*
+ * How a new image is encrypted, if @options ask for that and it can be: then *header_bytes is the
+ * length of its header, and vd_luks_create() writes it.  Else that is 0.
+ */
+int vd_qcow2_crypt_plan(const struct vdisk_create_options *options, struct vd_luks_options *luks,
+                        uint64_t *header_bytes, struct vdisk_error *err);
 
 /* Adds or erases key slots of the image that @header is of.  Durable. */
 int vd_qcow2_crypt_amend(struct vd_storage *file, const struct vd_qcow2_header *header,

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* How large a qcow2 image would be. */
+#include "format/qcow2/qcow2_crypt.h"
 #include "format/qcow2/qcow2_plan.h"
 #include "format/qcow2/qcow2_priv.h"
 
@@ -9,7 +10,12 @@ int vd_qcow2_measure(const struct vd_format_driver *driver,
 {
     (void)driver;
     struct vd_qcow2_plan plan;
-    int ret = vd_qcow2_plan(options, 0, &plan, err);
+    struct vd_luks_options luks;
+    uint64_t crypto_bytes;
+    int ret = vd_qcow2_crypt_plan(options, &luks, &crypto_bytes, err);
+    if (ret < 0)
+        return ret;
+    ret = vd_qcow2_plan(options, crypto_bytes, &plan, err);
     if (ret == 0) {
         const struct vd_qcow2_geometry *geometry = &plan.geometry;
         /* The data of a data file counts as well: it takes space, too. */

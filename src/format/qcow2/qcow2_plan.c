@@ -262,6 +262,12 @@ int vd_qcow2_plan(const struct vdisk_create_options *options, uint64_t crypto_by
         ret = plan_preallocation(options, plan, err);
     if (ret < 0)
         return ret;
+    plan->is_encrypted = crypto_bytes != 0;
+    if (plan->is_encrypted && fields->version < 3 && plan->preallocation)
+        return vd_err_set(err, EINVAL,
+                          "encryption and preallocation can only be used at the same time with "
+                          "compatibility level 1.1 (compat=1.1): what is set aside would not read "
+                          "as zero");
     plan->geometry = vd_qcow2_header_geometry(&plan->header);
     ret = plan_size(options, plan, err);
     if (ret == 0)

@@ -22,6 +22,7 @@ struct vd_qcow2_plan {
     struct vd_qcow2_geometry geometry;
     enum vdisk_preallocation preallocation;
     bool has_data_file;
+    bool is_encrypted;
     struct vd_qcow2_sizes now;  /* of the new image */
     struct vd_qcow2_sizes full; /* when all of its disk has been written */
 };

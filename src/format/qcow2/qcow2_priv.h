@@ -217,6 +217,11 @@ int vd_qcow2_replace_header(struct vd_qcow2 *qcow2, struct vd_qcow2_header *next
 int vd_qcow2_set_backing(struct vd_format *format, const struct vd_backing *backing,
                          struct vdisk_error *err);
 
+/* ---- qcow2_amend.c ---- */
+
+int vd_qcow2_amend(const struct vd_format_driver *driver, struct vd_storage *file,
+                   const struct vdisk_amend_options *options, struct vdisk_error *err);
+
 /* ---- qcow2_create.c ---- */
 
 int vd_qcow2_create(const struct vd_format_driver *driver, struct vd_storage *file,
