@@ -279,6 +279,8 @@ int vd_qcow2_bitmaps_resize(struct vd_qcow2 *qcow2, uint64_t size, struct vdisk_
         return ret;
     vd_mutex_lock(&qcow2->dirty->lock);
     ret = resize_all(qcow2, size, err);
+    if (ret == 0) /* what is written meanwhile lies behind one of the two ends */
+        atomic_store(&qcow2->dirty->state, VD_QCOW2_DIRTY_NONE);
     vd_mutex_unlock(&qcow2->dirty->lock);
     return ret;
 }
@@ -296,6 +298,7 @@ void vd_qcow2_bitmaps_resized(struct vd_qcow2 *qcow2, bool ok)
         bitmap->bits = STEAL_PTR(bitmap->resized);
         bitmap->is_rewritten = true;
     }
+    atomic_store(&dirty->state, VD_QCOW2_DIRTY_UNKNOWN);
 }
 
 /* --- for format/bitmaps.h ----------------------------------------------------------------------
