@@ -222,6 +222,9 @@ static int look_quietly(struct vd_qcow2_check_run *run, struct vdisk_error *err)
     run->check = &quiet;
     int ret = look(run, err);
     run->check = check;
+    if (ret == 0 && run->has_io_errors)
+        ret = vd_err_set(err, EIO, "%s: what could be read before can not be read now",
+                         vd_storage_name(run->file));
     return ret;
 }
 
@@ -291,6 +294,24 @@ static int rebuild(struct vd_qcow2_check_run *run, struct vdisk_error *err)
     return ret;
 }
 
+static int mend_in_place(struct vd_qcow2_check_run *run, enum vdisk_repair repair,
+                         struct vdisk_error *err)
+{
+    static const struct vd_check quiet = {0};
+    const struct vd_check *check = run->check;
+    struct vdisk_check_result before = *run->result;
+    run->check = &quiet; /* the user has been told of them */
+    int ret = vd_qcow2_check_compare(run, repair, err);
+    run->check = check;
+    before.corruptions_fixed = run->result->corruptions_fixed;
+    before.leaks_fixed = run->result->leaks_fixed;
+    *run->result = before;
+    if (ret == 0 && run->has_io_errors)
+        ret = vd_err_set(err, EIO, "%s: a refcount block that could be read before can not be now",
+                         vd_storage_name(run->file));
+    return ret < 0 ? ret : vd_storage_flush(run->file, err);
+}
+
 /* Refcounts, and then the bits that follow from them. */
 static int mend_refcounts(struct vd_qcow2_check_run *run, enum vdisk_repair repair,
                           struct vdisk_error *err)
@@ -300,21 +321,7 @@ static int mend_refcounts(struct vd_qcow2_check_run *run, enum vdisk_repair repa
         vd_qcow2_check_tell(run, "the refcounts have to be made anew: that takes a repair of all");
         return 0;
     }
-    if (run->needs_rebuild) {
-        ret = rebuild(run, err);
-    } else {
-        static const struct vd_check quiet = {0};
-        const struct vd_check *check = run->check;
-        struct vdisk_check_result before = *run->result;
-        run->check = &quiet; /* the user has been told of them */
-        ret = vd_qcow2_check_compare(run, repair, err);
-        run->check = check;
-        before.corruptions_fixed = run->result->corruptions_fixed;
-        before.leaks_fixed = run->result->leaks_fixed;
-        *run->result = before;
-        if (ret == 0)
-            ret = vd_storage_flush(run->file, err);
-    }
+    ret = run->needs_rebuild ? rebuild(run, err) : mend_in_place(run, repair, err);
     if (ret == 0 && repair == VDISK_REPAIR_ALL)
         ret = vd_qcow2_mend_copied(run, err);
     return ret;

@@ -240,7 +240,7 @@ static int look_at_encoded(struct vd_qcow2_check_run *run, struct l2_walk *walk,
     run->result->allocated_clusters += walk->way->active;
     run->result->compressed_clusters += walk->way->active;
     run->result->fragmented_clusters += walk->way->active;
-    if (vd_qcow2_check_is_behind(run, offset, bytes))
+    if (vd_qcow2_check_is_behind(run, offset, bytes) || offset < run->geometry.cluster_bytes)
         run->bad_entries++;
     return vd_qcow2_check_refer(run, vd_range(offset, bytes), walk->weight, "compressed cluster",
                                 err);
@@ -274,6 +274,8 @@ static int look_at_cluster(struct vd_qcow2_check_run *run, struct l2_walk *walk,
     uint32_t data = (uint32_t)subclusters;
     if (entry & VD_QCOW2_L2_RESERVED)
         bad_entry(run, walk, index, entry, "reserved bits are set");
+    if ((entry & VD_QCOW2_ENTRY_ZERO) && !is_extended && run->header->fields.version < 3)
+        bad_entry(run, walk, index, entry, "version 2 has no zero clusters");
     bool is_there = offset != 0;
     if (run->has_data_file && (entry & VD_QCOW2_ENTRY_COPIED))
         is_there = is_extended || !(entry & VD_QCOW2_ENTRY_ZERO) || offset != 0;

@@ -106,6 +106,7 @@ bool vd_qcow2_check_stored_is_one(struct vd_qcow2_check_run *run, uint64_t clust
     uint64_t offset = (block_entry(run, index) & ~VD_QCOW2_REFTABLE_RESERVED) + bit / 64 * 8;
     struct vdisk_error inner = {0};
     if (vd_qcow2_check_read(run, offset, bytes, sizeof(bytes), &is_empty, &inner) < 0) {
+        vd_qcow2_check_unreadable(run, "refcount block", &inner);
         *is_known = false;
         return false;
     }

@@ -16,10 +16,10 @@ static void add_l1(struct vd_qcow2_check_run *run, uint32_t index,
 {
     uint64_t offset = be64_get(snapshot->l1_offset);
     uint64_t entries = be32_get(snapshot->l1_entries);
-    if (!vd_is_aligned(offset, run->geometry.cluster_bytes)) {
+    if (!vd_is_aligned(offset, run->geometry.cluster_bytes) || (offset == 0 && entries)) {
         vd_qcow2_check_corruption(run, 1,
                                   "snapshot %" PRIu32 ": L1 table at %#" PRIx64
-                                  " is not at the start of a cluster",
+                                  " is not at the start of a cluster behind the header",
                                   index, offset);
     } else if (entries > VD_QCOW2_L1_BYTES_MAX / sizeof(struct be64)) {
         vd_qcow2_check_corruption(

@@ -73,13 +73,11 @@ vd_qcow2_wrong vd_qcow2_entry_decode(const struct vd_qcow2_entry_rules *rules, c
         return wrong;
     if (value & VD_QCOW2_L2_RESERVED)
         return "has reserved bits set";
-    if ((value & VD_QCOW2_ENTRY_ZERO) && (is_extended || !rules->has_zero))
-        return is_extended ? "has the bit of zero clusters, which extended entries have not"
-                           : "has the bit of zero clusters, which version 2 has not";
+    /* QEMU reads extended entries with this bit, and ones with COPIED but no place: so do we. */
+    if ((value & VD_QCOW2_ENTRY_ZERO) && !is_extended && !rules->has_zero)
+        return "has the bit of zero clusters, which version 2 has not";
     if (!vd_is_aligned(entry->host, geometry->cluster_bytes))
         return "is not aligned to clusters";
-    if (is_copied && !entry->has_host)
-        return "has the COPIED bit, but no place";
     return NULL;
 }
 

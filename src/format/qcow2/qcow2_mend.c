@@ -49,7 +49,8 @@ static int mend_encoded(struct vd_qcow2_mending *mending, struct entry *entry,
     entry->word &= ~VD_QCOW2_ENTRY_COPIED;
     entry->subclusters = 0;
     uint64_t sectors = ((entry->word & ~VD_QCOW2_ENTRY_COMPRESSED) >> sector_shift) + 1;
-    if (vd_qcow2_check_is_behind(run, offset, sectors * 512 - (offset & 511)))
+    if (vd_qcow2_check_is_behind(run, offset, sectors * 512 - (offset & 511)) ||
+        offset < run->geometry.cluster_bytes)
         return clear_entry(mending, entry, err);
     return 0;
 }
@@ -76,6 +77,8 @@ static int mend_cluster(struct vd_qcow2_mending *mending, struct entry *entry,
     struct vd_qcow2_check_run *run = mending->run;
     uint64_t offset = entry->word & VD_QCOW2_ENTRY_OFFSET;
     entry->word &= ~VD_QCOW2_L2_RESERVED;
+    if (!mending->has_zero) /* nobody could read it: what is there is what it had */
+        entry->word &= ~VD_QCOW2_ENTRY_ZERO;
     if (run->geometry.subclusters > 1 && offset)
         /* The data is there. */
         entry->subclusters &= ~((entry->subclusters & UINT32_MAX) << 32);
@@ -208,7 +211,9 @@ static int mend_table(struct vd_qcow2_mending *mending, const struct vd_qcow2_wa
             ret = vd_storage_pwrite(run->file, run->table, run->geometry.cluster_bytes, to, err);
         return ret < 0 ? ret : vd_qcow2_mend_moved(mending, &mending->tables, way->offset, to, err);
     }
-    return write_changes(run, run->table, way->offset, &changes, err);
+    if (changes.end)
+        ret = vd_qcow2_mend_settle(mending, err);
+    return ret < 0 ? ret : write_changes(run, run->table, way->offset, &changes, err);
 }
 
 /* ---- all of it ---- */

@@ -9,7 +9,8 @@
  * M2  A table is written in place only if all that leads to its clusters takes them for this table.
  *     Another one is copied to a new place first, where it alone is; and so is data that lies in
  *     metadata, and what there are more references to than a refcount can hold.
- * M3  New places are behind the end of the file, and durable before anything leads to them.
+ * M3  New places are behind the end of the file, and durable before anything that can be found
+ *     leads to them.
  * M4  A repair takes no more new clusters than the file has, or 1024.
  */
 #ifndef VD_FORMAT_QCOW2_QCOW2_MEND_H
@@ -36,6 +37,7 @@ struct vd_qcow2_mending {
     bool has_backing;
     bool is_repeated;  /* not the first pass */
     uint64_t weight;   /* ways to the L2 table that is being mended */
+    bool has_new;      /* M3: there are new places that may not be durable */
     uint64_t next;     /* cluster: free from here on */
     uint64_t next_max; /* M4 */
     uint64_t zeros;    /* M1: offset of a cluster of zeros; 0: none yet */
@@ -50,6 +52,9 @@ struct vd_qcow2_mending {
 /* So many clusters behind all others.  -ENOSPC: the file can not grow, or M4. */
 int vd_qcow2_mend_take(struct vd_qcow2_mending *mending, uint64_t clusters, uint64_t *offset,
                        struct vdisk_error *err);
+
+/* M3: before something in place is written. */
+int vd_qcow2_mend_settle(struct vd_qcow2_mending *mending, struct vdisk_error *err);
 
 /* M1: a cluster of zeros, with as many references as there may be. */
 int vd_qcow2_mend_zeros(struct vd_qcow2_mending *mending, uint64_t *offset,

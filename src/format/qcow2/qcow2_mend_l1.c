@@ -104,6 +104,8 @@ static int mend_table(struct vd_qcow2_mending *mending, const struct l1 *l1, ent
         first = vd_round_down(first * sizeof(*run->l1), 512);
         end = vd_round_up(end * sizeof(*run->l1), 512);
         if (end > first)
+            ret = vd_qcow2_mend_settle(mending, err);
+        if (ret == 0 && end > first)
             ret = vd_storage_pwrite(run->file, (const uint8_t *)run->l1 + first,
                                     (size_t)(end - first), l1->to + offset + first, err);
     }

@@ -19,8 +19,17 @@ int vd_qcow2_mend_take(struct vd_qcow2_mending *mending, uint64_t clusters, uint
         return vd_err_set(err, ENOSPC, "%s: what has to be copied would more than double the file",
                           vd_storage_name(run->file));
     *offset = mending->next << run->geometry.cluster_bits;
+    mending->has_new = true;
     mending->next += clusters;
     return 0;
+}
+
+int vd_qcow2_mend_settle(struct vd_qcow2_mending *mending, struct vdisk_error *err)
+{
+    if (!mending->has_new)
+        return 0;
+    mending->has_new = false;
+    return vd_storage_flush(mending->run->file, err);
 }
 
 int vd_qcow2_mend_zeros(struct vd_qcow2_mending *mending, uint64_t *offset, struct vdisk_error *err)
