@@ -306,20 +306,33 @@ struct vdisk_key_slot_options {
     const struct vdisk_passphrase *new_passphrase;
 };
 
+/** Flags of struct vdisk_amend_options. */
+enum vdisk_amend_flag {
+    VDISK_AMEND_LAZY_REFCOUNTS = 1 << 0,    /**< qcow2: writers may update refcounts late */
+    VDISK_AMEND_NO_LAZY_REFCOUNTS = 1 << 1, /**< they may not */
+    VDISK_AMEND_NO_DATA_RAW = 1 << 2        /**< qcow2: the data file alone need not be the disk */
+};
+
 /**
  * struct vdisk_amend_options - what the header of an image shall say; zero means as it is
  * @struct_bytes: sizeof(struct vdisk_amend_options)
- * @compat:       version of the format, or NULL: QED "final" makes an image that has the header of
- *                a draft of 2010 one that everybody reads
+ * @flags:        of enum vdisk_amend_flag
+ * @refcount_bits: qcow2: width of a reference count, 1 to 64; 0: as it is
+ * @compat:       version of the format, or NULL: qcow2 "1.1" or "v3", "0.10" or "v2"; QED "final"
+ * makes an image that has the header of a draft of 2010 one that everybody reads
  * @draft:        QED: the draft that the header is of, "draft-1", "draft-2" or "draft-3", against
  *                all appearances; or NULL to look
+ * @data_file:    qcow2: name of its data file as it will be recorded, or NULL
  * @key_slot:     encrypted qcow2: the key slot to add or erase, or NULL
  * @passphrases:  for @key_slot: one that opens the image, or NULL
  */
 struct vdisk_amend_options {
     size_t struct_bytes;
+    uint32_t flags;
+    uint32_t refcount_bits;
     const char *compat;
     const char *draft;
+    const char *data_file;
     const struct vdisk_key_slot_options *key_slot;
     const struct vdisk_passphrases *passphrases;
 };
@@ -331,9 +344,11 @@ struct vdisk_amend_options {
  * @options: what it shall say
  * @err:     [out, may be NULL] the story
  *
- * The disk stays as it is.  Whatever happens, the image has its old header or its new one.
+ * The disk stays as it is.  Whatever happens, the image has its old header or its new one.  What
+ * version 2 of qcow2 has not, as dirty bitmaps, is refused before anything is changed.
  *
  * Return: 0, durable, also if there was nothing to change; -ENOTSUP: the format leaves no choice;
+ * -ERANGE: qcow2 has refcounts that @refcount_bits can not hold; -EROFS: it is marked as corrupt;
  * -EINVAL: options; -EAGAIN: locked by another process; -EBADMSG: the header contradicts what
  * @options say it is; else the system.
  */

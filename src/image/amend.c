@@ -2,7 +2,12 @@
 /* What the header of an image says of its format, changed. */
 #include <inttypes.h>
 
+#include <string.h>
+
 #include "image/image.h"
+
+#define AMEND_FLAGS_ALL \
+    (VDISK_AMEND_LAZY_REFCOUNTS | VDISK_AMEND_NO_LAZY_REFCOUNTS | VDISK_AMEND_NO_DATA_RAW)
 
 static int check_key_slot(const struct vdisk_amend_options *options, struct vdisk_error *err)
 {
@@ -18,7 +23,7 @@ static int check_key_slot(const struct vdisk_amend_options *options, struct vdis
                           passphrases->struct_bytes, sizeof(*passphrases));
     if (key_slot->slot < -1)
         return vd_err_set(err, EINVAL, "key slot options: slot %" PRId32, key_slot->slot);
-    if (options->compat)
+    if (options->compat || options->flags || options->refcount_bits || options->data_file)
         return vd_err_set(err, EINVAL, "amend options: a key slot is changed by itself");
     return 0;
 }
@@ -32,7 +37,11 @@ int vdisk_image_amend(const char *name, const char *format,
     if (options->struct_bytes != sizeof(*options))
         return vd_err_set(err, EINVAL, "amend options: struct_bytes is %zu: this library wants %zu",
                           options->struct_bytes, sizeof(*options));
-    if (!options->compat && !options->key_slot)
+    bool has_qcow2 = options->flags || options->refcount_bits || options->data_file;
+    if (options->flags & ~(uint32_t)AMEND_FLAGS_ALL)
+        return vd_err_set(err, EINVAL, "amend options: unknown flags 0x%" PRIx32,
+                          options->flags & ~(uint32_t)AMEND_FLAGS_ALL);
+    if (!options->compat && !options->key_slot && !has_qcow2)
         return vd_err_set(err, EINVAL, "amend options: nothing to change is named");
     int ret = options->key_slot ? check_key_slot(options, err) : 0;
     if (ret < 0)
@@ -49,6 +58,9 @@ int vdisk_image_amend(const char *name, const char *format,
         ret = vd_format_probe(file, &driver, err);
     if (ret == 0 && options->key_slot && !vd_format_driver_encrypts(driver))
         ret = vd_err_set(err, ENOTSUP, "%s: format %s has no encryption", name,
+                         vd_format_driver_name(driver));
+    if (ret == 0 && has_qcow2 && strcmp(vd_format_driver_name(driver), "qcow2") != 0)
+        ret = vd_err_set(err, ENOTSUP, "%s: format %s has none of the features of qcow2", name,
                          vd_format_driver_name(driver));
     if (ret == 0)
         ret = vd_format_amend(driver, file, options, err);

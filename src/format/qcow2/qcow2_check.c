@@ -371,6 +371,45 @@ static int check_all(struct vd_qcow2_check_run *run, enum vdisk_repair repair,
     return ret < 0 ? ret : end_repair(run, repair, err);
 }
 
+/* The most references that any cluster has. */
+static uint64_t most_references(const struct vd_qcow2_counts *counts)
+{
+    uint64_t most = 0;
+    for (uint64_t i = 0; i < counts->page_entries; i++)
+        for (uint32_t j = 0; counts->pages[i] && j < VD_QCOW2_COUNTS_PAGE; j++)
+            if (counts->pages[i]->counts[j])
+                most = vd_max(most, vd_qcow2_counts_get(counts, i * VD_QCOW2_COUNTS_PAGE + j));
+    return most;
+}
+
+/* What the header says of the width switches with where it says that they are. */
+static int change_width(struct vd_qcow2_check_run *run, struct vdisk_error *err)
+{
+    struct vd_qcow2_fields *fields = &run->header->fields;
+    uint32_t old = fields->refcount_order;
+    int ret = look(run, err);
+    if (ret == 0 && (run->result->corruptions || run->result->check_errors))
+        return vd_err_set(err, EBADMSG, "its metadata is not sound: run vdisk check -r all");
+    run->skips_refcounts = true;
+    if (ret == 0)
+        ret = look(run, err);
+    if (ret < 0)
+        return ret;
+    run->geometry = vd_qcow2_geometry_of(fields->cluster_bits, *run->new_order,
+                                         run->geometry.entry_bytes == 16);
+    uint64_t most = most_references(&run->counts);
+    if (most > run->geometry.refcount_max)
+        return vd_err_set(err, ERANGE,
+                          "refcounts of %u bits: a cluster has %" PRIu64
+                          " references, and they count to %" PRIu64,
+                          1u << *run->new_order, most, run->geometry.refcount_max);
+    fields->refcount_order = *run->new_order;
+    ret = vd_qcow2_rebuild(run, err);
+    if (ret < 0)
+        fields->refcount_order = old;
+    return ret;
+}
+
 static int check_run(struct vd_qcow2_check_run *run, struct vd_qcow2 *qcow2,
                      enum vdisk_repair repair, struct vdisk_error *err)
 {
@@ -388,7 +427,7 @@ static int check_run(struct vd_qcow2_check_run *run, struct vd_qcow2 *qcow2,
     run->table = table;
     run->block = block;
     run->l1 = l1;
-    int ret = check_all(run, repair, err);
+    int ret = run->new_order ? change_width(run, err) : check_all(run, repair, err);
     end_look(run);
     if (repair != VDISK_REPAIR_NONE) {
         qcow2->l1_offset = qcow2->header.fields.l1_offset;
@@ -401,6 +440,14 @@ int vd_qcow2_check(struct vd_format *format, const struct vd_check *check, struc
 {
     struct vd_qcow2_check_run run = {.check = check};
     return check_run(&run, format->state, check->repair, err);
+}
+
+int vd_qcow2_change_refcounts(struct vd_qcow2 *qcow2, uint32_t order, struct vdisk_error *err)
+{
+    struct vdisk_check_result result = {.struct_bytes = sizeof(result)};
+    const struct vd_check check = {.repair = VDISK_REPAIR_NONE, .result = &result};
+    struct vd_qcow2_check_run run = {.check = &check, .new_order = &order};
+    return check_run(&run, qcow2, VDISK_REPAIR_NONE, err);
 }
 
 int vd_qcow2_recover(struct vd_qcow2 *qcow2, struct vdisk_error *err)

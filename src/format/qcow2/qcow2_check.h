@@ -56,7 +56,8 @@ struct vd_qcow2_check_run {
     bool has_data_file;
     bool skips_refcounts; /* what refcount table and blocks take is left out */
     uint64_t counts_bytes_max;
-    bool was_dirty; /* before the repair */
+    bool was_dirty;            /* before the repair */
+    const uint32_t *new_order; /* NULL, or the work is to give refcounts this width */
 
     /* Of one look at all. */
     uint64_t file_bytes; /* rounded up to 512 */

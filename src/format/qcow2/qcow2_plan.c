@@ -16,14 +16,12 @@
 #define CLUSTER_BYTES_MIN     (1u << VD_QCOW2_CLUSTER_BITS_MIN)
 #define CLUSTER_BYTES_MAX     (1u << VD_QCOW2_CLUSTER_BITS_MAX)
 
-static int plan_version(const struct vdisk_create_options *options, struct vd_qcow2_fields *fields,
-                        struct vdisk_error *err)
+int vd_qcow2_version_of(const char *compat, uint32_t *version, struct vdisk_error *err)
 {
-    const char *compat = options->compat ? options->compat : "1.1";
-    fields->version = 3;
+    *version = 3;
     if (strcmp(compat, "1.1") == 0 || strcmp(compat, "v3") == 0)
         return 0;
-    fields->version = 2;
+    *version = 2;
     if (strcmp(compat, "0.10") == 0 || strcmp(compat, "v2") == 0)
         return 0;
     return vd_err_set(err, EINVAL, "compat '%s': must be 0.10 (or v2) or 1.1 (or v3)", compat);
@@ -32,6 +30,17 @@ static int plan_version(const struct vdisk_create_options *options, struct vd_qc
 static bool is_power_of_two(uint32_t value)
 {
     return value && (value & (value - 1)) == 0;
+}
+
+int vd_qcow2_refcount_order_of(uint32_t bits, uint32_t *order, struct vdisk_error *err)
+{
+    if (!is_power_of_two(bits) || bits > 1u << VD_QCOW2_REFCOUNT_ORDER_MAX)
+        return vd_err_set(err, EINVAL,
+                          "refcount width of %" PRIu32
+                          " bits: must be a power of two, and may not exceed 64 bits",
+                          bits);
+    *order = (uint32_t)__builtin_ctz(bits);
+    return 0;
 }
 
 static int plan_units(const struct vdisk_create_options *options, struct vd_qcow2_fields *fields,
@@ -46,16 +55,10 @@ static int plan_units(const struct vdisk_create_options *options, struct vd_qcow
         return vd_err_set(err, EINVAL,
                           "cluster size %" PRIu32 ": must be a power of two between 512 and 2048k",
                           cluster_bytes);
-    if (!is_power_of_two(refcount_bits) || refcount_bits > 1u << VD_QCOW2_REFCOUNT_ORDER_MAX)
-        return vd_err_set(err, EINVAL,
-                          "refcount width of %" PRIu32
-                          " bits: must be a power of two, and may not exceed 64 bits",
-                          refcount_bits);
     if (options->table_clusters)
         return vd_err_set(err, EINVAL, "tables of qcow2 images have one cluster");
     fields->cluster_bits = (uint32_t)__builtin_ctz(cluster_bytes);
-    fields->refcount_order = (uint32_t)__builtin_ctz(refcount_bits);
-    return 0;
+    return vd_qcow2_refcount_order_of(refcount_bits, &fields->refcount_order, err);
 }
 
 static int plan_compression(const struct vdisk_create_options *options,
@@ -135,8 +138,7 @@ static int plan_names(const struct vdisk_create_options *options, struct vd_qcow
     return 0;
 }
 
-/* So that programs that do not know a feature can say what it is. */
-static int name_features(struct vd_qcow2_header *header, struct vdisk_error *err)
+int vd_qcow2_name_features(struct vd_qcow2_header *header, struct vdisk_error *err)
 {
     static const struct vd_qcow2_disk_feature_name names[] = {
         {0, 0, "dirty bit"},        {0, 1, "corrupt bit"},         {0, 2, "external data file"},
@@ -146,16 +148,17 @@ static int name_features(struct vd_qcow2_header *header, struct vdisk_error *err
     if (header->fields.version < 3 ||
         UINT32_C(1) << header->fields.cluster_bits < NAMES_CLUSTER_BYTES)
         return 0;
-    header->others = vd_alloc_array(1, sizeof(*header->others));
-    uint8_t *bytes = vd_alloc_array(1, sizeof(names));
-    if (!header->others || !bytes) {
-        free(bytes);
+    struct vd_qcow2_extension *others =
+        realloc(header->others, (header->other_entries + 1) * sizeof(*others));
+    if (!others)
         return vd_err_nomem(err, "the names of features");
-    }
+    header->others = others;
+    uint8_t *bytes = vd_alloc_array(1, sizeof(names));
+    if (!bytes)
+        return vd_err_nomem(err, "the names of features");
     memcpy(bytes, names, sizeof(names));
-    header->others[0] = (struct vd_qcow2_extension){
+    others[header->other_entries++] = (struct vd_qcow2_extension){
         .type = VD_QCOW2_EXT_FEATURE_NAMES, .length = sizeof(names), .bytes = bytes};
-    header->other_entries = 1;
     return 0;
 }
 
@@ -249,7 +252,7 @@ int vd_qcow2_plan(const struct vdisk_create_options *options, uint64_t crypto_by
 {
     *plan = (struct vd_qcow2_plan){.has_data_file = options->data_file != NULL};
     struct vd_qcow2_fields *fields = &plan->header.fields;
-    int ret = plan_version(options, fields, err);
+    int ret = vd_qcow2_version_of(options->compat ? options->compat : "1.1", &fields->version, err);
     if (ret == 0)
         ret = plan_units(options, fields, err);
     if (ret == 0)
@@ -274,7 +277,7 @@ int vd_qcow2_plan(const struct vdisk_create_options *options, uint64_t crypto_by
         ret = plan_clusters(plan, crypto_bytes, err);
     if (ret == 0)
         ret = plan_names(options, &plan->header, err);
-    return ret < 0 ? ret : name_features(&plan->header, err);
+    return ret < 0 ? ret : vd_qcow2_name_features(&plan->header, err);
 }
 
 void vd_qcow2_plan_free(struct vd_qcow2_plan *plan)

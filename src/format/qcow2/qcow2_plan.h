@@ -34,6 +34,14 @@ struct vd_qcow2_plan {
 int vd_qcow2_plan(const struct vdisk_create_options *options, uint64_t crypto_bytes,
                   struct vd_qcow2_plan *plan, struct vdisk_error *err);
 
+/* What @compat, "1.1", "v3", "0.10" or "v2", and a width of refcounts mean.  -EINVAL. */
+int vd_qcow2_version_of(const char *compat, uint32_t *version, struct vdisk_error *err);
+int vd_qcow2_refcount_order_of(uint32_t bits, uint32_t *order, struct vdisk_error *err);
+
+/* So that programs that do not know a feature can say what it is: an extension for a header of
+ * version 3 that has none, if its clusters have room. */
+int vd_qcow2_name_features(struct vd_qcow2_header *header, struct vdisk_error *err);
+
 void vd_qcow2_plan_free(struct vd_qcow2_plan *plan);
 
 #endif

@@ -217,11 +217,6 @@ int vd_qcow2_replace_header(struct vd_qcow2 *qcow2, struct vd_qcow2_header *next
 int vd_qcow2_set_backing(struct vd_format *format, const struct vd_backing *backing,
                          struct vdisk_error *err);
 
-/* ---- qcow2_amend.c ---- */
-
-int vd_qcow2_amend(const struct vd_format_driver *driver, struct vd_storage *file,
-                   const struct vdisk_amend_options *options, struct vdisk_error *err);
-
 /* ---- qcow2_create.c ---- */
 
 int vd_qcow2_create(const struct vd_format_driver *driver, struct vd_storage *file,
@@ -231,7 +226,19 @@ int vd_qcow2_measure(const struct vd_format_driver *driver,
                      const struct vdisk_create_options *options, uint64_t data_bytes,
                      struct vdisk_measure_result *result, struct vdisk_error *err);
 
+/* ---- qcow2_amend.c ---- */
+
+int vd_qcow2_amend(const struct vd_format_driver *driver, struct vd_storage *file,
+                   const struct vdisk_amend_options *options, struct vdisk_error *err);
+
 /* ---- qcow2_check.c ---- */
+
+/*
+ * New refcounts, 1 << @order bits wide, in new places, and a header that leads to them.  The image
+ * is sound, or -EBADMSG; -ERANGE: it has a refcount that they can not hold.  Of an image that is
+ * closed afterwards.
+ */
+int vd_qcow2_change_refcounts(struct vd_qcow2 *qcow2, uint32_t order, struct vdisk_error *err);
 
 /* On the file as it is, whatever the caches have; repair forgets those. */
 int vd_qcow2_check(struct vd_format *format, const struct vd_check *check, struct vdisk_error *err);
