@@ -149,3 +149,51 @@ int vd_cli_list_bitmaps(struct vd_cli *cli)
         status = cli->json ? print_json(image, count) : print_list(image, count);
     return vd_cli_close(image, status);
 }
+
+/* Told of each run. */
+struct run_printer {
+    struct vd_json json; /* root NULL: for people, who see what is dirty only */
+};
+
+static void print_run(struct run_printer *printer, const struct vdisk_bitmap_extent *run)
+{
+    if (!printer->json.root) {
+        if (run->is_dirty)
+            printf("%-#16" PRIx64 "%-#16" PRIx64 "\n", run->offset, run->length);
+        return;
+    }
+    json_t *object = vd_json_append_object(&printer->json, printer->json.root);
+    vd_json_put_u64(&printer->json, object, "start", run->offset);
+    vd_json_put_u64(&printer->json, object, "length", run->length);
+    vd_json_put_bool(&printer->json, object, "dirty", run->is_dirty);
+}
+
+static int print_map(struct vd_cli *cli, struct vdisk_image *image)
+{
+    struct run_printer printer = {0};
+    struct vdisk_error err = {0};
+    struct vdisk_bitmap_extent run = {0};
+    uint64_t size = vdisk_image_size(image);
+    int ret = 0;
+    if (cli->json)
+        vd_json_begin_array(&printer.json);
+    for (uint64_t at = 0; at < size && ret == 0; at += run.length) {
+        ret = vdisk_bitmap_extent(image, cli->operands[1], at, size - at, &run, &err);
+        if (ret == 0 && at == 0 && !cli->json)
+            printf("%-16s%-16s\n", "Offset", "Length");
+        if (ret == 0)
+            print_run(&printer, &run);
+    }
+    if (ret < 0) {
+        vd_json_drop(&printer.json);
+        return vd_cli_fail(&err);
+    }
+    return cli->json ? vd_json_print(&printer.json) : 0;
+}
+
+int vd_cli_map_bitmap(struct vd_cli *cli)
+{
+    struct vdisk_image *image =
+        vd_cli_open(cli, cli->operands[0], cli->format, VDISK_OPEN_NO_BACKING);
+    return image ? vd_cli_close(image, print_map(cli, image)) : 1;
+}

@@ -20,6 +20,7 @@ enum {
     KEY_DISABLE,
     KEY_MERGE,
     KEY_LIST,
+    KEY_MAP,
     KEY_RECOVER,
     KEY_COMPARE
 };
@@ -32,6 +33,7 @@ static const struct vd_cli_option options[] = {
     {KEY_DISABLE, "disable", NULL, "let it record nothing"},
     {KEY_MERGE, "merge", "SOURCE", "what is dirty in the bitmap SOURCE is dirty in BITMAP, too"},
     {KEY_LIST, "list", NULL, "list the bitmaps of FILE"},
+    {KEY_MAP, "map", NULL, "print what is dirty in BITMAP"},
     {KEY_RECOVER, "recover", NULL, "make an inconsistent BITMAP usable again: all is dirty"},
     {KEY_COMPARE, "compare", "OLDER", "with --recover: only what differs from the image OLDER is"},
     {'g', NULL, "GRANULARITY", "with --add: bytes that a bit tells of (default 64 KiB or less)"},
@@ -44,7 +46,7 @@ static const struct vd_cli_option options[] = {
 struct bitmap_args {
     struct vdisk_bitmap_action actions[ACTIONS_MAX];
     size_t count;
-    bool adds, merges, lists, recovers;
+    bool adds, merges, lists, maps, recovers;
     uint64_t granularity; /* 0: not given */
     const char *older, *source_file, *source_format;
     uint32_t workers;
@@ -66,6 +68,9 @@ static int take_option(struct vd_cli *cli, struct bitmap_args *args, int key, co
     switch (key) {
     case KEY_LIST:
         args->lists = true;
+        return VD_CLI_GO;
+    case KEY_MAP:
+        args->maps = true;
         return VD_CLI_GO;
     case KEY_RECOVER:
         args->recovers = true;
@@ -114,12 +119,13 @@ static int take(struct vd_cli *cli, void *opaque, int key, const char *value)
 
 static int check_args(struct vd_cli *cli, const struct bitmap_args *args)
 {
-    unsigned ways = (args->count != 0) + (unsigned)args->lists + (unsigned)args->recovers;
+    unsigned ways = (unsigned)(args->count != 0) + (unsigned)args->lists + (unsigned)args->maps +
+                    (unsigned)args->recovers;
     if (ways == 0)
         return vd_cli_usage_error(cli, "Need at least one of --add, --remove, --clear, --enable, "
-                                       "--disable, --merge, --list, or --recover");
+                                       "--disable, --merge, --list, --map, or --recover");
     if (ways > 1)
-        return vd_cli_usage_error(cli, "--list and --recover go with no other action");
+        return vd_cli_usage_error(cli, "--list, --map and --recover go with no other action");
     if (args->granularity && !args->adds)
         return vd_cli_usage_error(cli, "granularity only supported with --add");
     if (args->source_file && !args->merges)
@@ -130,8 +136,8 @@ static int check_args(struct vd_cli *cli, const struct bitmap_args *args)
         return vd_cli_usage_error(cli, "-F only supported with -b or --compare");
     if (args->workers && !args->older)
         return vd_cli_usage_error(cli, "-m only supported with --compare");
-    if (cli->share && !args->lists)
-        return vd_cli_usage_error(cli, "-U: is for --list, which changes nothing");
+    if (cli->share && !args->lists && !args->maps)
+        return vd_cli_usage_error(cli, "-U: is for --list and --map, which change nothing");
     return VD_CLI_GO;
 }
 
@@ -222,12 +228,15 @@ static int run(struct vd_cli *cli, int argc, char **argv)
         return status;
     if (args.lists)
         return vd_cli_list_bitmaps(cli);
+    if (args.maps)
+        return vd_cli_map_bitmap(cli);
     return args.recovers ? recover(cli, &args) : change(cli, &args);
 }
 
 const struct vd_cli_verb vd_cmd_bitmap = {
     .name = "bitmap",
-    .synopsis = "[-f FMT] [-U] [-t CACHE] [-p] [-q] [--output=human|json] --list FILE | (--add "
+    .synopsis = "[-f FMT] [-U] [-t CACHE] [-p] [-q] [--output=human|json] --list FILE | --map FILE "
+                "BITMAP | (--add "
                 "[-g GRANULARITY] | --remove | --clear | --enable | --disable | --merge SOURCE "
                 "[-b FILE [-F FMT]])... FILE BITMAP | --recover [--compare OLDER [-F FMT] [-m N]] "
                 "FILE BITMAP",

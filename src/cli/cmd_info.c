@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "cli/bitmaps.h"
 #include "cli/cli.h"
 #include "cli/encryptopt.h"
 #include "cli/info_qcow2.h"
@@ -103,7 +104,7 @@ static int print_human(struct vdisk_image *image, const struct vdisk_image_info 
     print_backing(info);
     int status = vd_cli_print_snapshots(image);
     print_specific(info);
-    return status;
+    return status ? status : vd_cli_print_bitmaps("    ", image);
 }
 
 /* --- as JSON --------------------------------------------------------------------------------- */
@@ -175,7 +176,9 @@ static int print_image(struct vdisk_image *image, struct vd_json *json, json_t *
     if (!json)
         return print_human(image, &info);
     put_json(json, object, &info);
-    return put_snapshots(image, json, object);
+    int status = put_snapshots(image, json, object);
+    json_t *data = json_object_get(json_object_get(object, "format-specific"), "data");
+    return status || !data ? status : vd_cli_put_bitmaps(json, data, image);
 }
 
 static int print_chain(const struct vd_cli *cli, struct vdisk_image *image)
