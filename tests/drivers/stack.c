@@ -173,7 +173,9 @@ bool vt_stack_has_backing(const struct vt_stack *stack)
 
 uint32_t vt_stack_block_bytes(const struct vt_stack *stack)
 {
-    return (uint32_t)cluster_bytes_of(&stack->levels[0]);
+    const struct vt_stack_level *top = &stack->levels[0];
+    unsigned subclusters = top->flags & VDISK_CREATE_EXTENDED_L2 ? 32 : 1;
+    return (uint32_t)cluster_bytes_of(top) / subclusters;
 }
 
 /*
@@ -183,7 +185,7 @@ uint32_t vt_stack_block_bytes(const struct vt_stack *stack)
 uint64_t vt_stack_region_bytes(const struct vt_stack *stack)
 {
     const struct vt_stack_level *top = &stack->levels[0];
-    uint64_t cluster = vt_stack_block_bytes(stack);
+    uint64_t cluster = cluster_bytes_of(top);
     if (strcmp(top->format, "qed") == 0)
         return cluster * table_entries_of(top);
     if (strcmp(top->format, "qcow2") == 0)
@@ -394,11 +396,12 @@ static void create_level_in(const struct vt_stack *stack, unsigned level, const 
     const struct vt_stack_level *it = &stack->levels[level];
     struct vdisk_create_options options = create_options(stack, level);
     char path[NAME_BYTES];
+    bool is_raw = (it->flags & VDISK_CREATE_DATA_RAW) != 0; /* it shows */
     if (options.data_file && options.backing)
         spoil_in(folder, options.data_file, it->size);
     path_of(folder, vt_stack_file_name(stack, it->file), path);
     VT_OK(vdisk_image_create(path, it->format, &options, &vt_err));
-    if (options.data_file && !options.backing)
+    if (options.data_file && !options.backing && !is_raw)
         spoil_in(folder, options.data_file, it->size);
 }
 

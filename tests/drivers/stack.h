@@ -50,7 +50,7 @@ const char *vt_stack_file_name(const struct vt_stack *stack, unsigned file);
 /* What a backing file may be called as well, on storages: longer, for vd_format_set_backing(). */
 #define VT_STACK_ALIAS_PREFIX "the/same/file/by/a/name/that/is/much/longer/than/the/first/one/"
 
-/* Unit of allocation of the top format; 64 KiB for those that have none. */
+/* Unit of allocation of the top format, subclusters too; 64 KiB for those that have none. */
 uint32_t vt_stack_block_bytes(const struct vt_stack *stack);
 
 /* Guest bytes behind one table, or part of one that is written as one; see the stack's source. */
