@@ -54,6 +54,8 @@ static void parse_features(struct vt_stack *stack, struct vt_stack_level *level,
             level->flags |= VDISK_CREATE_EXTENDED_L2;
         else if (strcmp(part, "lazy") == 0)
             level->flags |= VDISK_CREATE_LAZY_REFCOUNTS;
+        else if (strcmp(part, "luks") == 0)
+            level->is_encrypted = true;
         else if (strcmp(part, "rawdata") == 0)
             level->flags |= VDISK_CREATE_DATA_RAW;
         else if (strcmp(part, "data") != 0)
@@ -298,6 +300,19 @@ static void fill_level(const struct vt_stack *stack, unsigned level, struct vdis
 
 /* ---- Making -------------------------------------------------------------------------------- */
 
+/* Quickly opened; in this mode a sector that is torn anywhere is garbage behind that. */
+static const struct vdisk_encrypt_options encryption = {
+    .struct_bytes = sizeof(encryption),
+    .iter_time_ms = 1,
+    .passphrase = {"secret", 6},
+    .cipher_alg = "aes-128",
+    .cipher_mode = "cbc",
+    .ivgen_alg = "essiv",
+};
+
+static const struct vdisk_passphrases passphrases = {
+    .struct_bytes = sizeof(passphrases), .entries = 1, .list = &encryption.passphrase};
+
 static struct vdisk_create_options create_options(const struct vt_stack *stack, unsigned level)
 {
     const struct vt_stack_level *it = &stack->levels[level];
@@ -308,6 +323,8 @@ static struct vdisk_create_options create_options(const struct vt_stack *stack, 
                                            .refcount_bits = it->refcount_bits,
                                            .compat = it->compat,
                                            .flags = it->flags};
+    if (it->is_encrypted)
+        options.encrypt = &encryption;
     if (level + 1 < stack->level_entries) {
         options.backing = vt_stack_file_name(stack, it[1].file);
         options.backing_format = it[1].format;
@@ -447,7 +464,11 @@ static int open_level_on(const struct vt_stack *stack, unsigned level,
     struct by_name by_name = {stack, files};
     struct vd_image_files named = {.open = open_by_name, .opaque = &by_name};
     struct vdisk_open_options open = {
-        .struct_bytes = sizeof(open), .flags = flags, .format = stack->levels[level].format};
+        .struct_bytes = sizeof(open),
+        .flags = flags,
+        .format = stack->levels[level].format,
+        .passphrases = &passphrases,
+    };
     struct vd_chain_options options = {.open = &open, .files = &named};
     struct vd_storage *file;
     int ret =
@@ -468,6 +489,7 @@ static int open_level_in(const struct vt_stack *stack, unsigned level, const cha
     struct vdisk_open_options options = {.struct_bytes = sizeof(options),
                                          .flags = flags,
                                          .format = stack->levels[level].format,
+                                         .passphrases = &passphrases,
                                          .gate = &gate};
     char path[NAME_BYTES];
     path_of(folder, vt_stack_file_name(stack, stack->levels[level].file), path);
