@@ -1541,12 +1541,12 @@ VDISK_PUBLIC VDISK_MUST_CHECK int vdisk_image_snapshot_create(struct vdisk_image
  * @index: of the snapshot, which stays
  * @err:   [out, may be NULL] the story
  *
- * The content of the disk of now is lost.  The size of the disk may change.
+ * The content of the disk of now is lost.  The size of the disk may change.  Enabled dirty bitmaps
+ * are all dirty then.
  *
- * Return: 0, durable; -ENOENT: there is no such snapshot; -EBUSY: the image has dirty bitmaps,
- * which would not tell of the change; -ENOTSUP: the disk had another size, which an image of
- * version 2 can not change; else as vdisk_image_snapshot_create().  At any instant it is the old
- * disk or the new one.
+ * Return: 0, durable; -ENOENT: there is no such snapshot; -ENOTSUP: the disk had another size,
+ * which an image of version 2 can not change; else as vdisk_image_snapshot_create(), and as
+ * vdisk_image_resize() if the size changes.  At any instant it is the old disk or the new one.
  */
 VDISK_PUBLIC VDISK_MUST_CHECK int vdisk_image_snapshot_apply(struct vdisk_image *image,
                                                              size_t index, struct vdisk_error *err);

@@ -12,7 +12,6 @@
  */
 #include <limits.h>
 #include <stdio.h>
-#include <stdio.h>
 #include <stdlib.h>
 
 #include "drivers/check.h"

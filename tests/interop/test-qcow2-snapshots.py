@@ -492,6 +492,34 @@ def data_file():
     refused([VDISK, "snapshot", "-c", "one", "image"])
 
 
+def bitmaps_of(path):
+    data = shape_of(path)["format-specific"]["data"]
+    return {one["name"]: (one["flags"], one["granularity"]) for one in data.get("bitmaps", [])}
+
+
+def bitmaps():
+    """Enabled ones are all dirty after going back, and follow the size of the disk."""
+    must("qemu-img", "create", "-q", "-f", "qcow2", "image", "4M")
+    must("qemu-io", "-c", "write -q -P 1 0 1M", "image")
+    must(VDISK, "snapshot", "-c", "one", "image")
+    must("qemu-img", "resize", "-q", "image", "8M")
+    must("qemu-img", "bitmap", "--add", "image", "on")
+    must("qemu-img", "bitmap", "--add", "--disable", "-g", "4k", "image", "off")
+    must("qemu-io", "-c", "write -q -P 2 0 64k", "image")
+    must(VDISK, "snapshot", "-a", "one", "image")
+    want(disk_byte("image") == 1, "the disk")
+    kept = {"on": (["auto"], 65536), "off": ([], 4096)}
+    want(bitmaps_of("image") == kept, f"the bitmaps: {bitmaps_of('image')}")
+    dirty = {one["name"]: (one["dirty-bytes"], one["virtual-size"]) for one in
+             json.loads(must(VDISK, "bitmap", "--list", "--output=json", "image"))}
+    want(dirty == {"on": (4 * MIB, 4 * MIB), "off": (0, 4 * MIB)}, f"what is dirty: {dirty}")
+    for words in (["-c", "two"], ["-d", "one"]):
+        must(VDISK, "snapshot", *words, "image")
+        want(bitmaps_of("image") == kept, f"the bitmaps after {words}: {bitmaps_of('image')}")
+    for tool in (Tool(VDISK), Tool()):
+        tool.check("image", "qcow2")
+
+
 def main():
     seed = os.environ.get("VD_TEST_SEED") or str(time.time_ns())
     rounds = int(os.environ.get("VD_SNAPSHOT_ROUNDS") or 12)
@@ -521,6 +549,7 @@ def main():
         test("version 2", old_version)
         test("refcounts of one bit", narrow_refcounts)
         test("a data file", data_file)
+        test("bitmaps", bitmaps)
     finally:
         os.chdir("/")
         if not TAP.failures:
