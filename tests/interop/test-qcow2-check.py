@@ -118,6 +118,16 @@ class Image:
         self.tables = sorted({get(l1 + 8 * i) & OFFSET for l1, count in self.l1s
                               for i in range(count)} - {0})
         self.clusters = -(-len(self.bytes) // self.cluster)
+        self.bitmaps = self.extension(0x23852875)
+
+    def extension(self, wanted):
+        """Where the bytes of a header extension are; 0: there is none."""
+        offset = self.get(100, 4) if self.version > 2 else 72
+        while offset + 8 <= min(self.cluster, len(self.bytes)) and self.get(offset, 4):
+            if self.get(offset, 4) == wanted:
+                return offset + 8
+            offset += 8 + ((self.get(offset + 4, 4) + 7) & ~7)
+        return 0
 
     def get(self, offset, length=8):
         return int.from_bytes(self.bytes[offset:offset + length], "big")
@@ -224,6 +234,20 @@ def damage_snapshots(image, rng):
     return "snapshot table at %#x" % value
 
 
+def damage_bitmaps(image, rng):
+    if not image.bitmaps:
+        return damage_refcount(image, rng)
+    directory = image.get(image.bitmaps + 16)
+    table = image.get(directory)
+    offset, length, value = rng.choice([
+        (table, 8, image.place(rng)), (table, 8, rng.randrange(1 << 64)), (table, 8, 1),
+        (directory, 8, image.place(rng)), (directory + 8, 4, rng.randrange(8)),
+        (directory + 12, 4, 1), (image.bitmaps, 4, rng.randrange(4)),
+        (image.bitmaps + 8, 8, rng.randrange(128)), (image.bitmaps + 16, 8, image.place(rng))])
+    image.put(offset, value, length)
+    return "bitmaps: %#x = %#x" % (offset, value)
+
+
 def damage_header(image, rng):
     offset, length = rng.choice([(40, 8), (48, 8), (56, 4), (36, 4), (60, 4)])
     old = image.get(offset, length)
@@ -250,7 +274,7 @@ def damage_features(image, rng):
 
 
 DAMAGES = [(25, damage_refcount), (35, damage_l2), (15, damage_l1), (8, damage_reftable),
-           (7, damage_snapshots), (5, damage_header), (3, damage_end), (2, damage_features)]
+           (7, damage_snapshots), (6, damage_bitmaps), (5, damage_header), (3, damage_end), (2, damage_features)]
 
 
 def damage(image, rng):
@@ -296,6 +320,9 @@ EXPECTED = [
     ("QEMU refuses a refcount table that can be made anew",
      lambda path, ours, theirs: theirs[1] is None and
      re.search("Reference count table", theirs[2])),
+    ("QEMU does not open an image with wrong bitmaps, or ends its check",
+     lambda path, ours, theirs: theirs[1] is None and
+     re.search("[Bb]itmap|Check failed", theirs[2])),
     ("an L1 table that is not in the file is no image",
      lambda path, ours, theirs: ours[1] is None and "L1 table" in ours[2]),
     ("the header is no refcount table: QEMU takes it for one",

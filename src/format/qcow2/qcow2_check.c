@@ -161,6 +161,7 @@ static int begin_look(struct vd_qcow2_check_run *run, struct vdisk_error *err)
     run->has_io_errors = false;
     run->bad_entries = 0;
     run->bad_bitmaps = false;
+    run->bad_directory = false;
     run->bad_snapshots = false;
     run->has_excess = false;
     run->snapshot_bytes = 0;
@@ -361,7 +362,7 @@ static int check_all(struct vd_qcow2_check_run *run, enum vdisk_repair repair,
     int ret = look(run, err);
     if (ret < 0 || repair == VDISK_REPAIR_NONE)
         return ret;
-    if (run->has_io_errors) {
+    if (run->has_io_errors || (repair == VDISK_REPAIR_LEAKS && run->result->check_errors)) {
         vd_qcow2_check_tell(run, "nothing is mended, as not everything could be looked at");
         return 0;
     }

@@ -74,6 +74,7 @@ struct vd_qcow2_check_run {
     bool has_excess;         /* more references than a refcount holds */
     uint64_t bad_entries;    /* of tables: to be mended one by one */
     bool bad_bitmaps;        /* some lead nowhere */
+    bool bad_directory;      /* of bitmaps */
     bool bad_snapshots;      /* the snapshot table has to be made anew */
     uint64_t snapshot_bytes; /* of the snapshot table */
     uint64_t extra_bytes;    /* K2: left */
@@ -134,7 +135,16 @@ int vd_qcow2_check_snapshots(struct vd_qcow2_check_run *run, struct vdisk_error 
 
 /* ---- qcow2_check_bitmaps.c ---- */
 
-/* References of bitmaps.  -EBADMSG: their directory is none. */
+struct vd_qcow2_bitmap_dir;
+
+/* Are there any?  Without the autoclear bit they mean nothing, and what they take is leaked. */
+bool vd_qcow2_check_has_bitmaps(const struct vd_qcow2_check_run *run);
+
+/* The directory that there is.  -EBADMSG: it is none; -ENOTSUP: it has what is not known here. */
+int vd_qcow2_check_read_directory(struct vd_qcow2_check_run *run, struct vd_qcow2_bitmap_dir *dir,
+                                  struct vdisk_error *err);
+
+/* References of bitmaps. */
 int vd_qcow2_check_bitmaps(struct vd_qcow2_check_run *run, struct vdisk_error *err);
 
 /* ---- qcow2_check_refs.c ---- */

@@ -55,9 +55,8 @@ static int look_at_bitmap(struct vd_qcow2_check_run *run, const struct vd_qcow2_
     return ret;
 }
 
-/* The directory of the bitmaps. */
-static int read_directory(struct vd_qcow2_check_run *run, struct vd_qcow2_bitmap_dir *dir,
-                          struct vdisk_error *err)
+int vd_qcow2_check_read_directory(struct vd_qcow2_check_run *run, struct vd_qcow2_bitmap_dir *dir,
+                                  struct vdisk_error *err)
 {
     const struct vd_qcow2_bitmaps_extension *extension = &run->header->bitmaps;
     int ret = vd_qcow2_bitmap_dir_check_place(extension, run->geometry.cluster_bits, err);
@@ -97,15 +96,31 @@ static int look_at_directory(struct vd_qcow2_check_run *run, const struct vd_qco
     return ret;
 }
 
+bool vd_qcow2_check_has_bitmaps(const struct vd_qcow2_check_run *run)
+{
+    return run->header->bitmaps.is_present && (run->header->fields.autoclear & VD_QCOW2_BITMAPS);
+}
+
 int vd_qcow2_check_bitmaps(struct vd_qcow2_check_run *run, struct vdisk_error *err)
 {
-    /* Without the bit they mean nothing, and what they take is leaked. */
-    if (!run->header->bitmaps.is_present || !(run->header->fields.autoclear & VD_QCOW2_BITMAPS))
+    if (!vd_qcow2_check_has_bitmaps(run))
         return 0;
     struct vd_qcow2_bitmap_dir dir = {0};
-    int ret = read_directory(run, &dir, err);
-    if (ret == 0)
+    struct vdisk_error inner = {0};
+    int ret = vd_qcow2_check_read_directory(run, &dir, &inner);
+    if (ret == -EBADMSG) {
+        run->bad_directory = true;
+        run->result->check_errors++;
+        vd_qcow2_check_tell(run, "%s", inner.message);
+        ret = 0;
+    } else if (ret == -EIO || ret == -ENOTSUP) { /* what it leads to is not known */
+        vd_qcow2_check_unreadable(run, "bitmaps", &inner);
+        ret = 0;
+    } else if (ret < 0) {
+        ret = vd_err_copy(err, &inner);
+    } else {
         ret = look_at_directory(run, &dir, err);
+    }
     vd_qcow2_bitmap_dir_free(&dir);
     return ret;
 }

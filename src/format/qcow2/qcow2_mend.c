@@ -240,7 +240,7 @@ int vd_qcow2_mend_entries(struct vd_qcow2_check_run *run, bool is_repeated, stru
     struct vd_qcow2_mending mending;
     begin(&mending, run);
     mending.is_repeated = is_repeated;
-    int ret = 0;
+    int ret = vd_qcow2_mend_bitmaps(&mending, err);
     for (size_t i = 0; i < run->ways.used && ret == 0; i++)
         ret = mend_table(&mending, &run->ways.entries[i], err);
     if (ret == 0)
@@ -260,7 +260,8 @@ int vd_qcow2_mend_entries(struct vd_qcow2_check_run *run, bool is_repeated, stru
 
 bool vd_qcow2_mend_is_needed(const struct vd_qcow2_check_run *run)
 {
-    if (run->bad_entries || run->bad_snapshots || run->has_excess)
+    if (run->bad_entries || run->bad_snapshots || run->has_excess || run->bad_bitmaps ||
+        run->bad_directory)
         return true;
     for (size_t i = 0; i < run->ways.used; i++)
         if (vd_qcow2_mend_is_there(run, run->ways.entries[i].offset) &&

@@ -76,6 +76,11 @@ int vd_qcow2_mend_moved(struct vd_qcow2_mending *mending, struct vd_qcow2_copies
 /* Is it in the file, as a whole table? */
 bool vd_qcow2_mend_is_there(const struct vd_qcow2_check_run *run, uint64_t offset);
 
+/* ---- qcow2_mend_bitmaps.c ---- */
+
+/* Before anything else is mended; durable. */
+int vd_qcow2_mend_bitmaps(struct vd_qcow2_mending *mending, struct vdisk_error *err);
+
 /* ---- qcow2_mend_l1.c ---- */
 
 /* L1 tables and snapshots; durable. */
