@@ -436,6 +436,84 @@ static void test_snapshots(void **state)
     }
 }
 
+/* ---- bitmaps ---- */
+
+/* One bitmap "b" of one cluster of bits.  Returns where its directory is. */
+static uint64_t add_bitmap(struct disk *disk)
+{
+    struct vd_storage *file = disk->image.file;
+    uint64_t directory = q2_alloc(&disk->image, 3);
+    uint64_t table = directory + CLUSTER;
+    uint64_t at = 112;
+    uint8_t extension[24];
+    q2_store(extension, 0, 1, 4);
+    q2_store(extension, 4, 0, 4);
+    q2_store(extension, 8, 32, 8);
+    q2_store(extension, 16, directory, 8);
+    q2_put_extension(&disk->image, &at, 0x23852875, extension, sizeof(extension));
+    q2_put(file, 88, 1, 8);
+    q2_put(file, directory, table, 8);
+    q2_put(file, directory + 8, 1, 4);
+    q2_put(file, directory + 12, 2, 4); /* auto */
+    q2_put(file, directory + 16, 1, 1);
+    q2_put(file, directory + 17, 12, 1);
+    q2_put(file, directory + 18, 1, 2);
+    q2_put(file, directory + 24, 'b', 1);
+    q2_put(file, table, table + CLUSTER, 8);
+    return directory;
+}
+
+/* The flags of the bitmap; UINT32_MAX: there is none. */
+static uint32_t flags_of(struct disk *disk)
+{
+    if (!(q2_get(disk->image.file, 88, 8) & 1))
+        return UINT32_MAX;
+    assert_int_equal(q2_get(disk->image.file, 112, 4), 0x23852875);
+    return (uint32_t)q2_get(disk->image.file, q2_get(disk->image.file, 136, 8) + 12, 4);
+}
+
+static void test_bitmaps(void **state)
+{
+    (void)state;
+    for (int kind = 0; kind < 6; kind++) {
+        struct disk disk;
+        create(&disk, (struct q2_shape){0});
+        uint64_t directory = add_bitmap(&disk);
+        struct vd_storage *file = disk.image.file;
+        uint32_t expected = 3; /* in use, and auto */
+        q2_expect(file, 0, 0);
+        switch (kind) {
+        case 0: /* a refcount: the bitmap has nothing to do with it */
+            q2_set_refcount(&disk.image, disk.data[0], 2);
+            expected = 2;
+            break;
+        case 1:
+            q2_put(file, directory + CLUSTER, 2, 8);
+            break;
+        case 2:
+            q2_put(file, directory + CLUSTER, UINT64_C(1) << 40, 8);
+            break;
+        case 3: /* the disk may read otherwise */
+            q2_set_entry(&disk.image, CLUSTER, (disk.data[1] + 512) | Q2_COPIED, 0);
+            break;
+        case 4:
+            q2_put(file, directory, UINT64_C(1) << 40, 8);
+            expected = UINT32_MAX;
+            break;
+        default:
+            q2_put(file, directory + 18, 500, 2);
+            expected = UINT32_MAX;
+            break;
+        }
+        q2_check(file, VDISK_REPAIR_LEAKS);
+        assert_true(flags_of(&disk) == 2);
+        q2_mend(file);
+        assert_int_equal(flags_of(&disk), expected);
+        expect_data(&disk, kind == 3 ? 1 : 3);
+        end(&disk);
+    }
+}
+
 /* ---- hostile images ---- */
 
 /* A long L1 table whose entries all lead to one L2 table, whose entries all lead to one cluster. */
@@ -498,6 +576,7 @@ int main(void)
         cmocka_unit_test(test_data_in_metadata),
         cmocka_unit_test(test_table_in_data),
         cmocka_unit_test(test_snapshots),
+        cmocka_unit_test(test_bitmaps),
         cmocka_unit_test(test_table_again_and_again),
         cmocka_unit_test(test_far_away),
     };

@@ -253,6 +253,25 @@ static void test_recover(void **state)
     }
 }
 
+/* What a writer does not leave behind is not mended unasked. */
+static void test_recover_refcounts_only(void **state)
+{
+    (void)state;
+    struct q2_image image;
+    const struct q2_shape shape = {.size = 1 * MIB, .cluster_bits = 12, .incompatible = 1};
+    q2_create(&image, &shape);
+    uint64_t data = q2_add_data(&image, 0, 1);
+    q2_set_entry(&image, image.cluster, (data + 512) | Q2_COPIED, 0);
+    q2_set_refcount(&image, data, 0);
+    VT_FAILS(EBADMSG, open_for_writing(image.file, &vt_err));
+    assert_int_equal(q2_get(image.file, 72, 8), 1);
+    assert_int_equal(q2_entry(&image, image.cluster), (data + 512) | Q2_COPIED);
+    assert_int_equal(q2_refcount(&image, data), 0);
+    q2_mend(image.file);
+    VT_OK(open_for_writing(image.file, &vt_err));
+    q2_destroy(&image);
+}
+
 /* What can not be read is not taken for what is not there. */
 static void test_recover_unreadable(void **state)
 {
@@ -298,6 +317,7 @@ int main(void)
         cmocka_unit_test(test_power_cut),
         cmocka_unit_test(test_failures),
         cmocka_unit_test(test_recover),
+        cmocka_unit_test(test_recover_refcounts_only),
         cmocka_unit_test(test_recover_unreadable),
         cmocka_unit_test(test_corrupt_bit),
     };

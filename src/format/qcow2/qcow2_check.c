@@ -344,11 +344,17 @@ static int repair_all(struct vd_qcow2_check_run *run, enum vdisk_repair repair,
                       struct vdisk_error *err)
 {
     int ret = begin_repair(run, err);
-    if (ret == 0 && repair == VDISK_REPAIR_ALL)
+    if (ret == 0 && repair == VDISK_REPAIR_ALL && !run->refcounts_only)
         ret = mend_entries(run, err);
     if (ret == 0)
         ret = mend_refcounts(run, repair, err);
     return ret < 0 ? ret : look_quietly(run, err);
+}
+
+/* Is anything wrong that a writer which only did not end well does not leave? */
+static bool has_wrong_entries(const struct vd_qcow2_check_run *run)
+{
+    return run->bad_entries || run->bad_snapshots || run->bad_bitmaps || run->bad_directory;
 }
 
 static int check_all(struct vd_qcow2_check_run *run, enum vdisk_repair repair,
@@ -364,6 +370,10 @@ static int check_all(struct vd_qcow2_check_run *run, enum vdisk_repair repair,
         return ret;
     if (run->has_io_errors || (repair == VDISK_REPAIR_LEAKS && run->result->check_errors)) {
         vd_qcow2_check_tell(run, "nothing is mended, as not everything could be looked at");
+        return 0;
+    }
+    if (run->refcounts_only && has_wrong_entries(run)) {
+        vd_qcow2_check_tell(run, "more than refcounts is wrong");
         return 0;
     }
     bool is_wrong = run->result->corruptions || run->result->leaks || run->result->check_errors;
@@ -433,6 +443,8 @@ static int check_run(struct vd_qcow2_check_run *run, struct vd_qcow2 *qcow2,
     if (repair != VDISK_REPAIR_NONE) {
         qcow2->l1_offset = qcow2->header.fields.l1_offset;
         vd_table_cache_forget(&qcow2->tables);
+        if (ret == 0)
+            ret = vd_storage_size(qcow2->file, &qcow2->file_bytes, err);
     }
     return ret;
 }
@@ -455,9 +467,10 @@ int vd_qcow2_recover(struct vd_qcow2 *qcow2, struct vdisk_error *err)
 {
     struct vdisk_check_result result = {.struct_bytes = sizeof(result)};
     const struct vd_check check = {.repair = VDISK_REPAIR_ALL, .result = &result};
-    struct vd_qcow2_check_run run = {.check = &check};
+    struct vd_qcow2_check_run run = {.check = &check, .refcounts_only = true};
     int ret = check_run(&run, qcow2, VDISK_REPAIR_ALL, err);
     if (ret == 0 && (qcow2->header.fields.incompatible & VD_QCOW2_DIRTY))
-        ret = vd_err_set(err, EBADMSG, "not all of it could be mended: see vdisk check");
+        ret = vd_err_set(err, EBADMSG, "%s: more than refcounts is wrong: run vdisk check -r all",
+                         vd_storage_name(qcow2->file));
     return ret < 0 ? vd_err_prefix(err, ret, "repair after a writer that did not end well: ") : 0;
 }

@@ -56,6 +56,7 @@ struct vd_qcow2_check_run {
     bool has_data_file;
     bool skips_refcounts; /* what refcount table and blocks take is left out */
     uint64_t counts_bytes_max;
+    bool refcounts_only;       /* and COPIED bits: all else is left to who asks for it */
     bool was_dirty;            /* before the repair */
     const uint32_t *new_order; /* NULL, or the work is to give refcounts this width */
 
