@@ -847,10 +847,14 @@ VDISK_PUBLIC VDISK_MUST_CHECK int vdisk_image_check(struct vdisk_image *image,
  * struct vdisk_measure_result - the space an image would take
  * @required_bytes:        for the data there is now
  * @fully_allocated_bytes: when every byte of the disk has been written
+ * @bitmaps_bytes:         what the dirty bitmaps of the source would add to both
+ * @has_bitmaps:           source and new image are of formats with bitmaps
  */
 struct vdisk_measure_result {
     uint64_t required_bytes;
     uint64_t fully_allocated_bytes;
+    uint64_t bitmaps_bytes;
+    bool has_bitmaps;
 };
 
 /**
@@ -1027,8 +1031,11 @@ enum vdisk_convert_flag {
     VDISK_CONVERT_SALVAGE = 1 << 3,      /**< what cannot be read becomes zeros, and is reported */
     VDISK_CONVERT_COPY_OFFLOAD = 1 << 4, /**< let the system copy, where it can; data is then not
                                              searched for zeros */
-    VDISK_CONVERT_COMPRESS = 1 << 5      /**< compress the clusters of the target; those that do not
+    VDISK_CONVERT_COMPRESS = 1 << 5,     /**< compress the clusters of the target; those that do not
                                               shrink are written as they are */
+    VDISK_CONVERT_BITMAPS = 1 << 6, /**< the dirty bitmaps of the source, which is one, go to the
+                                         target too; not those of images behind it */
+    VDISK_CONVERT_SKIP_BROKEN_BITMAPS = 1 << 7 /**< but for inconsistent ones, which are reported */
 };
 
 /**

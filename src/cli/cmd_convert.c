@@ -37,9 +37,9 @@ static const struct vd_cli_option options[] = {
     {'l', NULL, "SNAPSHOT", "read SOURCE as this snapshot within it has it: an id or a name"},
     {'r', NULL, "RATE", "copy at most RATE bytes of data a second"},
     {KEY_SALVAGE, "salvage", NULL, "what can not be read becomes zeros, with a warning"},
+    {KEY_BITMAPS, "bitmaps", NULL, "copy the dirty bitmaps of SOURCE, too (qcow2)"},
+    {KEY_SKIP_BROKEN_BITMAPS, "skip-broken-bitmaps", NULL, "with --bitmaps: not inconsistent ones"},
     /* qemu-img's that have no meaning for the formats there are: refused, never ignored. */
-    {KEY_BITMAPS, "bitmaps", NULL, NULL},
-    {KEY_SKIP_BROKEN_BITMAPS, "skip-broken-bitmaps", NULL, NULL},
     {KEY_TARGET_IMAGE_OPTS, "target-image-opts", NULL, NULL},
     {0},
 };
@@ -55,14 +55,9 @@ struct convert_args {
 /* Options of qemu-img that are not there, and why. */
 static int refuse(struct vd_cli *cli, int key)
 {
-    switch (key) {
-    case KEY_BITMAPS:
-    case KEY_SKIP_BROKEN_BITMAPS:
-        return vd_cli_usage_error(cli, "--bitmaps: none of the formats has persistent bitmaps");
-    default: /* KEY_TARGET_IMAGE_OPTS */
-        return vd_cli_usage_error(cli, "--target-image-opts is not supported: name the target by "
-                                       "its path, and its format with -O");
-    }
+    (void)key; /* there is only one */
+    return vd_cli_usage_error(cli, "--target-image-opts is not supported: name the target by its "
+                                   "path, and its format with -O");
 }
 
 static int take_sparse(const char *value, struct vdisk_convert_options *o)
@@ -127,6 +122,12 @@ static int take(struct vd_cli *cli, void *opaque, int key, const char *value)
         return vd_cli_take_snapshot(cli, value, &args->snapshot);
     case 'r':
         return vd_cli_take_rate(cli, value, &args->options.rate_bytes);
+    case KEY_BITMAPS:
+        args->options.flags |= VDISK_CONVERT_BITMAPS;
+        break;
+    case KEY_SKIP_BROKEN_BITMAPS:
+        args->options.flags |= VDISK_CONVERT_SKIP_BROKEN_BITMAPS;
+        break;
     case KEY_SALVAGE:
         args->options.flags |= VDISK_CONVERT_SALVAGE;
         break;
@@ -147,6 +148,8 @@ static int check_args(struct vd_cli *cli, const struct convert_args *args)
         return vd_cli_usage_error(cli,
                                   "-B, -F: have no meaning with -n: the image that is there has "
                                   "the backing file that it has");
+    if ((flags & VDISK_CONVERT_SKIP_BROKEN_BITMAPS) && !(flags & VDISK_CONVERT_BITMAPS))
+        return vd_cli_usage_error(cli, "Use of --skip-broken-bitmaps requires --bitmaps");
     if (args->snapshot.is_given && cli->operand_count > 2)
         return vd_cli_usage_error(cli, "No support for concatenating multiple snapshot");
     if (args->options.compression_level && !(flags & VDISK_CONVERT_COMPRESS))
@@ -246,10 +249,10 @@ static int run(struct vd_cli *cli, int argc, char **argv)
 
 const struct vd_cli_verb vd_cmd_convert = {
     .name = "convert",
-    .synopsis =
-        "[-f FMT] [-O FMT] [-o OPTIONS] [-B BACKING -F FMT] [-n [--target-is-zero]] [-c "
-        "[--compression-level=N]] [-S SIZE] [-m N] [-W] [-C] "
-        "[-r RATE] [-l SNAPSHOT] [--salvage] [-t CACHE] [-T CACHE] [-U] [-p] [-q] SOURCE... TARGET",
+    .synopsis = "[-f FMT] [-O FMT] [-o OPTIONS] [-B BACKING -F FMT] [-n [--target-is-zero]] [-c "
+                "[--compression-level=N]] [-S SIZE] [-m N] [-W] [-C] "
+                "[-r RATE] [-l SNAPSHOT] [--bitmaps [--skip-broken-bitmaps]] [--salvage] [-t "
+                "CACHE] [-T CACHE] [-U] [-p] [-q] SOURCE... TARGET",
     .help = "Copy a disk into a new image",
     .text =
         "Several sources make one disk, one behind the other.  A target that is a file gets its\n"

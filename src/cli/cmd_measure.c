@@ -56,12 +56,16 @@ static int print_result(const struct vd_cli *cli, const struct vdisk_measure_res
     if (!cli->json) {
         printf("required size: %" PRIu64 "\n", result->required_bytes);
         printf("fully allocated size: %" PRIu64 "\n", result->fully_allocated_bytes);
+        if (result->has_bitmaps)
+            printf("bitmaps size: %" PRIu64 "\n", result->bitmaps_bytes);
         return 0;
     }
     struct vd_json json;
     vd_json_begin_object(&json);
     vd_json_put_u64(&json, json.root, "required", result->required_bytes);
     vd_json_put_u64(&json, json.root, "fully-allocated", result->fully_allocated_bytes);
+    if (result->has_bitmaps)
+        vd_json_put_u64(&json, json.root, "bitmaps", result->bitmaps_bytes);
     return vd_json_print(&json);
 }
 

@@ -4,6 +4,11 @@
 
 #include "format/driver.h"
 
+bool vd_format_driver_has_bitmaps(const struct vd_format_driver *driver)
+{
+    return driver->bitmaps != NULL;
+}
+
 bool vd_format_has_bitmaps(const struct vd_format *format)
 {
     return format->driver->bitmaps != NULL;

@@ -10,6 +10,7 @@
 #include "util/err.h"
 
 struct vd_format;
+struct vd_format_driver;
 
 struct vd_bitmap_facts {
     const char *name; /* good until the next change() */
@@ -45,6 +46,7 @@ struct vd_bitmap_driver {
 /* ---- bitmaps.c: for everybody above; the same contracts ---- */
 
 /* Can images of the format have bitmaps at all?  The four below are -ENOTSUP if not. */
+bool vd_format_driver_has_bitmaps(const struct vd_format_driver *driver);
 bool vd_format_has_bitmaps(const struct vd_format *format);
 
 int vd_format_bitmap_count(struct vd_format *format, size_t *count, struct vdisk_error *err);

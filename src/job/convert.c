@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include "image/copy.h"
+#include "job/convert_bitmaps.h"
 #include "job/convert_compress.h"
 #include "job/convert_cursor.h"
 #include "job/convert_overlay.h"
@@ -39,6 +40,7 @@ struct convert {
     struct vd_convert_cursor cursor;
     struct vd_convert_overlay overlay; /* of a new overlay only */
     struct vd_convert_line line;       /* if clusters are compressed */
+    struct vd_convert_bitmaps bitmaps; /* those of the source, if they are copied */
     size_t grain_bytes;                /* zeros are looked for in these */
     size_t sparse_bytes;               /* shortest run of zeros that becomes a hole */
     bool allocate_all;
@@ -465,7 +467,8 @@ static int check_options(const struct vdisk_convert_options *options, struct vdi
 {
     const uint32_t flags_all = VDISK_CONVERT_NO_CREATE | VDISK_CONVERT_TARGET_IS_ZERO |
                                VDISK_CONVERT_ALLOCATE_ALL | VDISK_CONVERT_SALVAGE |
-                               VDISK_CONVERT_COPY_OFFLOAD | VDISK_CONVERT_COMPRESS;
+                               VDISK_CONVERT_COPY_OFFLOAD | VDISK_CONVERT_COMPRESS |
+                               VDISK_CONVERT_BITMAPS | VDISK_CONVERT_SKIP_BROKEN_BITMAPS;
     if (options->struct_bytes != sizeof(*options) || options->reserved)
         return vd_err_set(err, EINVAL,
                           "convert options: struct_bytes is %zu and reserved %" PRIu32
@@ -496,6 +499,11 @@ static int check_options(const struct vdisk_convert_options *options, struct vdi
                           "convert options: compression_level is %" PRIu32
                           ": at most %u, and only with VDISK_CONVERT_COMPRESS",
                           options->compression_level, LEVEL_MAX);
+    if ((options->flags & VDISK_CONVERT_SKIP_BROKEN_BITMAPS) &&
+        !(options->flags & VDISK_CONVERT_BITMAPS))
+        return vd_err_set(err, EINVAL,
+                          "convert options: broken bitmaps can be left out only where bitmaps are "
+                          "copied");
     if (options->sparse_bytes % 512 || options->sparse_bytes > VD_CONVERT_PIECE_BYTES)
         return vd_err_set(err, EINVAL,
                           "convert options: sparse_bytes is %" PRIu64
@@ -612,12 +620,17 @@ static int run(struct convert *convert, struct vdisk_error *err)
             err);
     if (ret == 0)
         ret = prepare(convert, err);
+    if (ret == 0 && (options->flags & VDISK_CONVERT_BITMAPS))
+        ret = vd_convert_bitmaps_add(&convert->bitmaps, options, &convert->source,
+                                     convert->target.image, err);
     if (ret == 0)
         ret = vd_job_phase(&convert->job, "copy", convert->source.size, 0, err);
     if (ret == 0)
         ret = copy(convert, choose_workers(convert), err);
     if (ret == 0 && convert->target.behind)
         ret = clear_tail(convert, err);
+    if (ret == 0)
+        ret = vd_convert_bitmaps_enable(&convert->bitmaps, convert->target.image, err);
     if (ret == 0)
         ret = target_failed(convert, vd_convert_target_finish(&convert->target, err), err);
     if (ret == 0)
@@ -649,6 +662,7 @@ int vdisk_convert(const struct vdisk_convert_options *options, struct vdisk_conv
             .compressed_bytes = atomic_load(&convert.compressed_bytes),
             .salvaged_bytes = atomic_load(&convert.salvaged_bytes),
         };
+    vd_convert_bitmaps_free(&convert.bitmaps);
     vd_convert_target_abandon(&convert.target);
     vd_convert_source_close(&convert.source);
     vd_mutex_destroy(&convert.report_lock);

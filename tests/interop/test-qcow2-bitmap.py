@@ -397,6 +397,66 @@ def crashes(tests):
     judge(tests, "k.qcow2", {"some": (some, True)})
 
 
+def converts(tests):
+    """convert --bitmaps and measure, as qemu-img; broken ones are told of."""
+    rng = random.Random(tests.seed + 4)
+    size = 24 * MIB
+    run("qemu-img", "create", "-q", "-f", "qcow2", "s.qcow2", size)
+    models = {}
+    for name, granularity in (("on", 4096), ("off", 65536)):
+        run(tests.vdisk, "bitmap", "--add", "-g", granularity, "s.qcow2", name)
+        models[name] = (Model(size, granularity), True)
+    run(tests.vdisk, "io", *random_io(rng, size, models), "s.qcow2")
+    run(tests.vdisk, "bitmap", "--disable", "s.qcow2", "off")
+    models["off"] = (models["off"][0], False)
+    for words in ([], ["-c"], ["-o", "cluster_size=512"]):
+        run(tests.vdisk, "convert", "-O", "qcow2", "--bitmaps", *words, "s.qcow2", "t.qcow2")
+        judge(tests, "t.qcow2", models)
+        check(tests, "t.qcow2")
+        run("qemu-img", "compare", "s.qcow2", "t.qcow2")
+    measured = [json.loads(run(tool, "measure", "--output=json", "-O", "qcow2", "s.qcow2"))
+                for tool in (tests.vdisk, "qemu-img")]
+    if measured[0]["bitmaps"] != measured[1]["bitmaps"]:
+        raise Fault(f"measure: {measured}")
+    for words, reason in ((["-O", "raw"], "no bitmaps"),
+                          (["-O", "qcow2", "-o", "compat=0.10"], "version 2")):
+        said = run(tests.vdisk, "convert", "--bitmaps", *words, "s.qcow2", "u.img", code=1)
+        if reason not in said or os.path.exists("u.img"):
+            raise Fault(said)
+    run("qemu-io", "-f", "qcow2", "-c", "write -P 9 8M 64k", "-c", "abort", "s.qcow2", code=-6)
+    said = run(tests.vdisk, "convert", "-O", "qcow2", "--bitmaps", "s.qcow2", "u.img", code=1)
+    if "cannot copy the inconsistent bitmap" not in said or os.path.exists("u.img"):
+        raise Fault(said)
+    said = run(tests.vdisk, "convert", "-O", "qcow2", "--bitmaps", "--skip-broken-bitmaps",
+               "s.qcow2", "u.img")
+    if "left out the inconsistent bitmap 'on'" not in said:
+        raise Fault(said)
+    judge(tests, "u.img", {})
+
+
+def chains(tests):
+    """commit marks what it writes into the base, and leaves the overlay's bits; so does rebase."""
+    size = 8 * MIB
+    run("qemu-img", "create", "-q", "-f", "qcow2", "base.qcow2", size)
+    run("qemu-img", "create", "-q", "-f", "qcow2", "-b", "base.qcow2", "-F", "qcow2", "top.qcow2")
+    run(tests.vdisk, "bitmap", "--add", "base.qcow2", "b")
+    run(tests.vdisk, "bitmap", "--add", "top.qcow2", "t")
+    base, top = Model(size, 65536), Model(size, 65536)
+    run(tests.vdisk, "io", "-f", "qcow2", "-c", "write -P 1 1M 200k", "-c", "write -P 2 5M 1",
+        "top.qcow2")
+    for model in (base, top):
+        model.mark(MIB, 200 << 10)
+        model.mark(5 * MIB, 1)
+    run(tests.vdisk, "commit", "-f", "qcow2", "top.qcow2")
+    judge(tests, "base.qcow2", {"b": (base, True)})
+    judge(tests, "top.qcow2", {"t": (top, True)})
+    run(tests.vdisk, "rebase", "-f", "qcow2", "-b", "", "top.qcow2")
+    check(tests, "top.qcow2")
+    facts = listed(tests, "top.qcow2")["t"]
+    if facts["inconsistent"] or facts["dirty-bytes"] < sum(e - s for s, e in top.runs()):
+        raise Fault(str(facts))
+
+
 def patch(name, offset, data):
     with open(name, "r+b") as file:
         file.seek(offset)
@@ -419,9 +479,15 @@ def extension_at(name):
 
 def forgotten(tests):
     """A program that does not know bitmaps has written: they are hidden, and can be recovered."""
-    size = 8 * MIB
-    run("qemu-img", "create", "-q", "-f", "qcow2", "f.qcow2", size)
-    run(tests.vdisk, "bitmap", "--add", "-g", 8192, "f.qcow2", "b")
+    # Clusters of bits that are all set as a whole, and in part.
+    for cluster, granularity in ((512, 512), (65536, 8192)):
+        forget(tests, cluster, granularity)
+
+
+def forget(tests, cluster, granularity):
+    size = 9 * MIB
+    run("qemu-img", "create", "-q", "-f", "qcow2", "-o", f"cluster_size={cluster}", "f.qcow2", size)
+    run(tests.vdisk, "bitmap", "--add", "-g", granularity, "f.qcow2", "b")
     patch("f.qcow2", 88, bytes(8))
     facts = listed(tests, "f.qcow2")
     if not (facts["b"]["hidden"] and facts["b"]["inconsistent"] and facts["b"]["recoverable"]):
@@ -430,8 +496,10 @@ def forgotten(tests):
         raise Fault("vdisk info lists bitmaps that are hidden")
     run(tests.vdisk, "io", "-f", "qcow2", "-c", "write 1M 64k", "f.qcow2")
     run(tests.vdisk, "bitmap", "--recover", "f.qcow2", "b")
-    model = Model(size, 8192)
+    model = Model(size, granularity)
     model.mark(0, size)
+    judge(tests, "f.qcow2", {"b": (model, True)})
+    run("qemu-io", "-f", "qcow2", "-c", "write 1M 64k", "f.qcow2")
     judge(tests, "f.qcow2", {"b": (model, True)})
     run(tests.vdisk, "check", "-r", "leaks", "f.qcow2")
     check(tests, "f.qcow2")
@@ -555,7 +623,7 @@ def main():
     os.chdir(directory)
     try:
         for function in (alternate, granularities, changes, merge_from_file, resizes, crashes,
-                         forgotten, odd_images, refusals, full_disk):
+                         converts, chains, forgotten, odd_images, refusals, full_disk):
             tests.try_one(function.__doc__.split("\n", maxsplit=1)[0].rstrip("."), function)
     finally:
         os.chdir("/")
