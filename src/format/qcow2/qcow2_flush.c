@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* Making changes durable in an order that a power cut can not turn into a lie: W1 to W3. */
 #include <stdlib.h>
+#include <string.h>
 
 #include "format/qcow2/qcow2_refs.h"
+#include "util/mem.h"
 
 /* ---- Numbers in the order in which they came ---- */
 
@@ -83,12 +85,24 @@ struct changes {
     bool has_new_blocks;
 };
 
-static struct vd_qcow2_places take_places(struct vd_qcow2_places *places)
+/* A copy: room that somebody has reserved, and waits with, stays. */
+static int take_places(struct vd_qcow2_places *places, struct vd_qcow2_places *taken,
+                       struct vdisk_error *err)
 {
-    struct vd_qcow2_places taken = *places;
-    *places = (struct vd_qcow2_places){0};
-    vd_qcow2_places_sort(&taken);
-    return taken;
+    *taken = (struct vd_qcow2_places){
+        .offsets = vd_alloc_array(places->entries, sizeof(*taken->offsets)),
+        .entries = places->entries,
+        .room = places->entries,
+    };
+    if (!taken->offsets) {
+        *taken = (struct vd_qcow2_places){0};
+        return vd_err_nomem(err, "a list of tables");
+    }
+    if (places->entries)
+        memcpy(taken->offsets, places->offsets, places->entries * sizeof(*taken->offsets));
+    places->entries = 0;
+    vd_qcow2_places_sort(taken);
+    return 0;
 }
 
 static int take_refs(struct vd_qcow2 *qcow2, struct changes *changes, struct vdisk_error *err)
@@ -110,10 +124,10 @@ static int take_changes(struct vd_qcow2 *qcow2, struct changes *changes, struct 
     struct vd_qcow2_writer *writer = qcow2->writer;
     vd_mutex_lock(&qcow2->tables.lock);
     int ret = vd_table_cache_snapshot_locked(&qcow2->tables, &changes->tables, err);
-    if (ret == 0) {
-        changes->new_tables = take_places(&writer->new_tables);
+    if (ret == 0)
+        ret = take_places(&writer->new_tables, &changes->new_tables, err);
+    if (ret == 0)
         changes->releases = vd_qcow2_take_releases_locked(qcow2);
-    }
     vd_mutex_unlock(&qcow2->tables.lock);
     if (ret < 0)
         return ret;
