@@ -6,6 +6,7 @@
 
 #include "drivers/alloc.h"
 #include "drivers/check.h"
+#include "drivers/encode.h"
 #include "util/iov.h"
 
 #define IOV_MAX_ENTRIES 8
@@ -119,6 +120,14 @@ static void op_write(struct vt_run *run, struct vd_range guest)
     vt_model_write(&run->model, guest, run->buf);
 }
 
+/* Compressed, where the image takes that. */
+static void op_write_encoded(struct vt_run *run, struct vd_range guest)
+{
+    vt_encode_fill(&run->random, run->buf, guest.length);
+    VT_OK(vt_write_encoded(run->image, guest, run->buf, &vt_err));
+    vt_model_write(&run->model, guest, run->buf);
+}
+
 static void op_read(struct vt_run *run, struct vd_range guest)
 {
     struct iovec iov[IOV_MAX_ENTRIES];
@@ -195,7 +204,9 @@ static void one_op(struct vt_run *run)
             op_resize(run);
         return;
     }
-    if (dice < 380)
+    if (dice < 120 && vt_takes_encoded(run->image))
+        op_write_encoded(run, guest);
+    else if (dice < 380)
         op_write(run, guest);
     else if (dice < 720)
         op_read(run, guest);

@@ -8,6 +8,7 @@
 
 #include "drivers/alloc.h"
 #include "drivers/check.h"
+#include "drivers/encode.h"
 #include "format-run.h"
 #include "util/err.h"
 #include "util/iov.h"
@@ -87,6 +88,10 @@ static int member_read(struct member *member, struct vd_range guest, struct vdis
 static int member_write(struct member *member, struct vd_range guest, struct vdisk_error *err)
 {
     uint8_t *bytes = member->crew->bytes + guest.offset;
+    if (vt_random_chance(&member->random, 30) && vt_takes_encoded(member->crew->image)) {
+        vt_encode_fill(&member->random, bytes, guest.length);
+        return vt_write_encoded(member->crew->image, guest, bytes, err);
+    }
     vt_random_fill(&member->random, bytes, guest.length);
     return vdisk_image_pwrite(member->crew->image, bytes, guest.length, guest.offset, err);
 }

@@ -6,6 +6,7 @@
 
 #include "drivers/alloc.h"
 #include "drivers/check.h"
+#include "drivers/encode.h"
 #include "drivers/fault.h"
 #include "drivers/snap.h"
 #include "format/format.h"
@@ -164,6 +165,16 @@ static void op_write(struct vt_crash_run *run)
     VT_OK(vdisk_image_pwrite(run->image, run->buf, guest.length, guest.offset, &vt_err));
 }
 
+/* Compressed, where the image takes that. */
+static void op_write_encoded(struct vt_crash_run *run)
+{
+    struct vd_range guest = draw(run);
+    run->op = "write encoded";
+    vt_encode_fill(&run->random, run->buf, guest.length);
+    vt_ledger_change(&run->ledger, guest, run->buf);
+    VT_OK(vt_write_encoded(run->image, guest, run->buf, &vt_err));
+}
+
 static void op_zero(struct vt_crash_run *run)
 {
     struct vd_range guest = draw(run);
@@ -303,7 +314,9 @@ static void close_session(struct vt_crash_run *run)
 static void one_op(struct vt_crash_run *run)
 {
     uint64_t dice = vt_random_below(&run->random, 100);
-    if (dice < 60)
+    if (dice < 20 && vt_takes_encoded(run->image))
+        op_write_encoded(run);
+    else if (dice < 60)
         op_write(run);
     else if (dice < 72)
         op_zero(run);

@@ -56,6 +56,8 @@ static void parse_features(struct vt_stack *stack, struct vt_stack_level *level,
             level->flags |= VDISK_CREATE_LAZY_REFCOUNTS;
         else if (strcmp(part, "luks") == 0)
             level->is_encrypted = true;
+        else if (strcmp(part, "zstd") == 0)
+            level->compression = "zstd";
         else if (strcmp(part, "rawdata") == 0)
             level->flags |= VDISK_CREATE_DATA_RAW;
         else if (strcmp(part, "data") != 0)
@@ -322,6 +324,7 @@ static struct vdisk_create_options create_options(const struct vt_stack *stack, 
                                            .table_clusters = it->table_clusters,
                                            .refcount_bits = it->refcount_bits,
                                            .compat = it->compat,
+                                           .compression = it->compression,
                                            .flags = it->flags};
     if (it->is_encrypted)
         options.encrypt = &encryption;

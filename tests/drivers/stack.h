@@ -6,9 +6,9 @@
  * A stack is called by its formats, top first, each perhaps with its geometry (cluster, clusters of
  * a table): "qed", "qed-4k-1-over-raw", "add-cow-over-qed-over-gow3"; and qcow2 with what it is to
  * have: "qcow2-512.r1" (bits of a refcount), "qcow2.v2", "qcow2.ext" (extended L2 entries),
- * "qcow2.lazy", "qcow2.data" (a data file), "qcow2.rawdata" (one that is the disk), "qcow2.luks"
- * (encrypted).  What the images behind hold, and how long they are, follows from a seed, so that a
- * test knows it without reading it.
+ * "qcow2.lazy", "qcow2.zstd", "qcow2.data" (a data file), "qcow2.rawdata" (one that is the disk),
+ * "qcow2.luks" (encrypted).  What the images behind hold, and how long they are, follows from a
+ * seed, so that a test knows it without reading it.
  */
 #ifndef VT_STACK_H
 #define VT_STACK_H
@@ -27,6 +27,7 @@ struct vt_stack_level {
     uint32_t refcount_bits;  /* likewise */
     uint32_t flags;          /* of enum vdisk_create_flag */
     const char *compat;      /* NULL: the default */
+    const char *compression; /* likewise */
     bool is_encrypted;
     uint64_t size; /* of the disk */
     unsigned file;
