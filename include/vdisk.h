@@ -1138,6 +1138,37 @@ VDISK_PUBLIC VDISK_MUST_CHECK int vdisk_convert(const struct vdisk_convert_optio
                                                 struct vdisk_convert_result *result,
                                                 struct vdisk_error *err);
 
+/**
+ * vdisk_convert_from_fd() - copy a raw disk that comes from a pipe
+ * @options: as for vdisk_convert(), without sources; source_format is "raw".  Of the flags only
+ *           VDISK_CONVERT_NO_CREATE, _TARGET_IS_ZERO and _ALLOCATE_ALL; no backing file
+ * @fd:      readable; read to its end, once, and not closed
+ * @result:  [in, out, may be NULL] struct_bytes set by the caller
+ * @err:     [out, may be NULL] the story
+ *
+ * Unless the size is in @options, the disk grows while more comes, and is as long as the stream in
+ * the end, rounded up to a multiple of 512.
+ *
+ * Return: as vdisk_convert(); -EFBIG: the stream is longer than the size.
+ */
+VDISK_PUBLIC VDISK_MUST_CHECK int vdisk_convert_from_fd(const struct vdisk_convert_options *options,
+                                                        int fd, struct vdisk_convert_result *result,
+                                                        struct vdisk_error *err);
+
+/**
+ * vdisk_convert_to_fd() - write a disk to a pipe, as a raw disk
+ * @options: as for vdisk_convert(), without a target, create options and flags; target_format is
+ *           "raw" or NULL
+ * @fd:      writable; written once from start to end, zeros included, and not closed
+ * @result:  [in, out, may be NULL] struct_bytes set by the caller
+ * @err:     [out, may be NULL] the story
+ *
+ * Return: as vdisk_convert(); -EPIPE: nobody reads any more, if the program ignores SIGPIPE.
+ */
+VDISK_PUBLIC VDISK_MUST_CHECK int vdisk_convert_to_fd(const struct vdisk_convert_options *options,
+                                                      int fd, struct vdisk_convert_result *result,
+                                                      struct vdisk_error *err);
+
 /* ------------------------------------------------------------------------------------------ */
 /* Chains                                                                                     */
 /* ------------------------------------------------------------------------------------------ */

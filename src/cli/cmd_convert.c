@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* vdisk convert: copy disks into a new image, or into one that is there. */
 #include <string.h>
+#include <unistd.h>
 
 #include "cli/cli.h"
 #include "cli/createopt.h"
@@ -161,6 +162,54 @@ static int check_args(struct vd_cli *cli, const struct convert_args *args)
     return VD_CLI_GO;
 }
 
+static bool is_pipe(const char *name)
+{
+    return strcmp(name, "-") == 0;
+}
+
+/* "-" among the operands: what does not go with it is said. */
+static int check_pipes(struct vd_cli *cli, const struct convert_args *args)
+{
+    int last = cli->operand_count - 1;
+    bool is_target = is_pipe(cli->operands[last]);
+    int sources = 0;
+    for (int i = 0; i < last; i++)
+        sources += is_pipe(cli->operands[i]);
+    if (!sources && !is_target)
+        return VD_CLI_GO;
+    if (sources && (is_target || last > 1))
+        return vd_cli_usage_error(cli, "-: standard input can only be the one source of a file");
+    if ((args->options.flags &
+         (VDISK_CONVERT_COMPRESS | VDISK_CONVERT_SALVAGE | VDISK_CONVERT_COPY_OFFLOAD)) ||
+        args->create.backing)
+        return vd_cli_usage_error(cli, "-c, -B, -C and --salvage want files: a pipe is read, or "
+                                       "written, once from start to end");
+    if (is_target && (args->options.flags || args->list.entry_count))
+        return vd_cli_usage_error(cli, "-n, -o and -S want a target that is a file");
+    if (is_target && (cli->json || cli->progress))
+        return vd_cli_usage_error(cli, "-p and --output=json want standard output, which is the "
+                                       "target; --progress=FD writes elsewhere");
+    if (is_target && isatty(STDOUT_FILENO))
+        return vd_cli_usage_error(cli, "-: a disk is not written to a terminal");
+    return VD_CLI_GO;
+}
+
+/* The operands are what vdisk_convert() takes, or one of them is a pipe. */
+static int convert_any(struct vdisk_convert_options *o, struct vdisk_convert_result *result,
+                       struct vdisk_error *err)
+{
+    if (is_pipe(o->sources[0]) && o->source_entries == 1) {
+        o->sources = NULL;
+        o->source_entries = 0;
+        return vdisk_convert_from_fd(o, STDIN_FILENO, result, err);
+    }
+    if (!is_pipe(o->target))
+        return vdisk_convert(o, result, err);
+    o->target = NULL;
+    o->create = NULL;
+    return vdisk_convert_to_fd(o, STDOUT_FILENO, result, err);
+}
+
 static void warn(void *opaque, const char *message)
 {
     (void)opaque;
@@ -222,7 +271,7 @@ static int convert(struct vd_cli *cli, struct convert_args *args)
     struct vdisk_convert_result result = {.struct_bytes = sizeof(result)};
     struct vdisk_error err = {0};
     vd_cli_progress_begin(cli);
-    int ret = vdisk_convert(o, &result, &err);
+    int ret = convert_any(o, &result, &err);
     vd_cli_progress_end(cli, ret == 0);
     return ret < 0 ? vd_cli_fail(&err) : print_result(cli, args, &result);
 }
@@ -240,6 +289,8 @@ static int run(struct vd_cli *cli, int argc, char **argv)
         status = check_args(cli, &args);
     if (status == VD_CLI_GO)
         status = vd_cli_want_operands(cli, 2, INT32_MAX, "SOURCE... TARGET");
+    if (status == VD_CLI_GO)
+        status = check_pipes(cli, &args);
     if (status == VD_CLI_GO)
         status = convert(cli, &args);
     vd_cli_snapshot_free(&args.snapshot);
