@@ -201,8 +201,10 @@ int vd_qcow2_record(struct vd_qcow2 *qcow2, struct vd_range guest, struct vdisk_
         if (atomic_load(&dirty->state) == VD_QCOW2_DIRTY_UNKNOWN)
             ret = begin_recording(qcow2, err);
         vd_mutex_unlock(&qcow2->dirty->lock);
-        if (ret < 0 || atomic_load(&dirty->state) == VD_QCOW2_DIRTY_NONE)
-            return ret;
+        if (ret < 0)
+            return vd_err_prefix(err, ret, "%s: ", vd_storage_name(qcow2->file));
+        if (atomic_load(&dirty->state) == VD_QCOW2_DIRTY_NONE)
+            return 0;
     }
     for (size_t i = 0; i < dirty->recording_count && ret == 0; i++)
         ret = record_in(qcow2, dirty->recording[i], guest, err);

@@ -37,6 +37,17 @@ static int look_at_bitmap(struct vd_qcow2_check_run *run, const struct vd_qcow2_
                           struct vdisk_error *err)
 {
     uint64_t bytes = (uint64_t)entry->table_entries * sizeof(*run->l1);
+    uint64_t expected = vd_qcow2_bitmap_table_entries(
+        run->header->fields.size, entry->granularity_bits, run->geometry.cluster_bits);
+    /* One in use may be from before a change of the disk's size. */
+    if (!(entry->flags & VD_QCOW2_BITMAP_IN_USE) && entry->table_entries != expected) {
+        run->bad_bitmaps = true;
+        vd_qcow2_check_corruption(
+            run, 1,
+            "bitmap '%s': its table has %" PRIu32 " entries: with a disk of %" PRIu64
+            " bytes it must have %" PRIu64,
+            entry->name, entry->table_entries, run->header->fields.size, expected);
+    }
     if (vd_qcow2_check_is_behind(run, entry->table_offset, bytes))
         run->bad_bitmaps = true;
     int ret = vd_qcow2_check_refer_meta(run, vd_range(entry->table_offset, bytes), 1,

@@ -266,6 +266,14 @@ static void look_at_copied(struct vd_qcow2_check_run *run, const struct l2_walk 
                                   walk->way->offset, index, entry);
 }
 
+/* Of an entry of a table that has one way to it only, as with a data file. */
+static uint64_t guest_offset(const struct vd_qcow2_check_run *run, const struct l2_walk *walk,
+                             uint32_t index)
+{
+    return walk->way->l1_index * run->geometry.l2_span +
+           ((uint64_t)index << run->geometry.cluster_bits);
+}
+
 static int look_at_cluster(struct vd_qcow2_check_run *run, struct l2_walk *walk, uint32_t index,
                            uint64_t entry, uint64_t subclusters, struct vdisk_error *err)
 {
@@ -288,6 +296,8 @@ static int look_at_cluster(struct vd_qcow2_check_run *run, struct l2_walk *walk,
         bad_entry(run, walk, index, entry, "subclusters have data and are zero");
     if (!vd_is_aligned(offset, run->geometry.cluster_bytes))
         bad_entry(run, walk, index, entry, "not at the start of a cluster");
+    else if (run->has_data_file && offset != guest_offset(run, walk, index))
+        bad_entry(run, walk, index, entry, "not where it has to be in the data file");
     count_cluster(run, walk, offset);
     if (walk->checks_copied)
         look_at_copied(run, walk, index, entry, offset);
