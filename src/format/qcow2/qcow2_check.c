@@ -16,7 +16,8 @@
 
 /* ---- findings ---- */
 
-static void tell(struct vd_qcow2_check_run *run, const char *fmt, va_list args)
+__attribute__((format(printf, 2, 0))) static void tell(struct vd_qcow2_check_run *run,
+                                                       const char *fmt, va_list args)
 {
     if (!run->check->report || run->reports > VD_QCOW2_CHECK_REPORTS)
         return;
