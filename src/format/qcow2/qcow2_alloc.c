@@ -339,26 +339,26 @@ static int make_ready_locked(struct vd_qcow2 *qcow2, bool has_old, struct vdisk_
 static int put_table(struct vd_qcow2 *qcow2, uint64_t index, uint64_t host, const uint8_t *bytes,
                      uint64_t old, struct vdisk_error *err)
 {
-    struct vd_table_cache *tables = &qcow2->tables;
     uint64_t at = qcow2->l1_offset + index * 8;
     struct vd_table_page *page;
     bool waited = false;
-    vd_mutex_lock(&tables->lock);
+    vd_mutex_lock(&qcow2->tables.lock);
     int ret = make_ready_locked(qcow2, old != 0, err);
     if (ret < 0)
         goto out;
-    ret = vd_table_cache_get_locked(tables, at, &page, &waited, err);
+    ret = vd_table_cache_get_locked(&qcow2->tables, at, &page, &waited, err);
     if (ret == 0) {
-        vd_table_cache_pin_locked(tables, at);
-        ret = vd_table_cache_put_locked(tables, host, bytes, qcow2->geometry.cluster_bytes, err);
-        page = vd_table_cache_unpin_locked(tables, at);
+        vd_table_cache_pin_locked(&qcow2->tables, at);
+        ret = vd_table_cache_put_locked(&qcow2->tables, host, bytes, qcow2->geometry.cluster_bytes,
+                                        err);
+        page = vd_table_cache_unpin_locked(&qcow2->tables, at);
     }
     if (ret < 0) {
         vd_qcow2_unreserve_locked(qcow2, old != 0);
         goto out;
     }
     *(struct be64 *)vd_table_page_at(page, at) = be64_of(host | VD_QCOW2_ENTRY_COPIED);
-    vd_table_page_changed_locked(tables, page, at, 8);
+    vd_table_page_changed_locked(&qcow2->tables, page, at, 8);
     vd_qcow2_places_add(&qcow2->writer->new_tables, host);
     vd_qcow2_meta_add_locked(qcow2, VD_QCOW2_META_L2, host >> qcow2->geometry.cluster_bits);
     if (old) {
@@ -366,7 +366,7 @@ static int put_table(struct vd_qcow2 *qcow2, uint64_t index, uint64_t host, cons
         vd_qcow2_release_locked(qcow2, old, 1);
     }
 out:
-    vd_mutex_unlock(&tables->lock);
+    vd_mutex_unlock(&qcow2->tables.lock);
     return ret;
 }
 
@@ -421,7 +421,7 @@ int vd_qcow2_trim(struct vd_qcow2 *qcow2, struct vdisk_error *err)
 {
     struct vd_qcow2_writer *writer = qcow2->writer;
     int ret = 0;
-    vd_mutex_lock(&writer->alloc_lock);
+    vd_mutex_lock(&qcow2->writer->alloc_lock);
     uint64_t end = vd_min(writer->end, vd_qcow2_clusters(&qcow2->geometry, writer->file_bytes));
     uint64_t count = 0;
     while (ret == 0 && end > 0 && count == 0) {
@@ -437,6 +437,6 @@ int vd_qcow2_trim(struct vd_qcow2 *qcow2, struct vdisk_error *err)
     writer->end = writer->can_resize ? end : writer->end;
     writer->hint = vd_min(writer->hint, writer->end);
     writer->aside = vd_range(0, 0);
-    vd_mutex_unlock(&writer->alloc_lock);
+    vd_mutex_unlock(&qcow2->writer->alloc_lock);
     return ret;
 }

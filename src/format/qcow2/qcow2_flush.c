@@ -109,9 +109,9 @@ static int take_refs(struct vd_qcow2 *qcow2, struct changes *changes, struct vdi
     VD_REQUIRES(qcow2->writer->alloc_lock)
 {
     struct vd_qcow2_writer *writer = qcow2->writer;
-    vd_mutex_lock(&writer->refs.lock);
-    int ret = vd_table_cache_snapshot_locked(&writer->refs, &changes->refs, err);
-    vd_mutex_unlock(&writer->refs.lock);
+    vd_mutex_lock(&qcow2->writer->refs.lock);
+    int ret = vd_table_cache_snapshot_locked(&qcow2->writer->refs, &changes->refs, err);
+    vd_mutex_unlock(&qcow2->writer->refs.lock);
     changes->has_new_blocks = writer->has_new_blocks;
     writer->has_new_blocks = false;
     return ret;
@@ -131,9 +131,9 @@ static int take_changes(struct vd_qcow2 *qcow2, struct changes *changes, struct 
     vd_mutex_unlock(&qcow2->tables.lock);
     if (ret < 0)
         return ret;
-    vd_mutex_lock(&writer->alloc_lock);
+    vd_mutex_lock(&qcow2->writer->alloc_lock);
     ret = take_refs(qcow2, changes, err);
-    vd_mutex_unlock(&writer->alloc_lock);
+    vd_mutex_unlock(&qcow2->writer->alloc_lock);
     return ret;
 }
 
@@ -230,14 +230,13 @@ int vd_qcow2_flush(struct vd_format *format, struct vdisk_error *err)
 
 static bool is_strained(struct vd_qcow2 *qcow2)
 {
-    struct vd_qcow2_writer *writer = qcow2->writer;
     vd_mutex_lock(&qcow2->tables.lock);
     bool answer = vd_table_cache_is_strained_locked(&qcow2->tables) ||
                   vd_qcow2_releases_are_many_locked(qcow2);
     vd_mutex_unlock(&qcow2->tables.lock);
-    vd_mutex_lock(&writer->refs.lock);
-    answer = answer || vd_table_cache_is_strained_locked(&writer->refs);
-    vd_mutex_unlock(&writer->refs.lock);
+    vd_mutex_lock(&qcow2->writer->refs.lock);
+    answer = answer || vd_table_cache_is_strained_locked(&qcow2->writer->refs);
+    vd_mutex_unlock(&qcow2->writer->refs.lock);
     return answer;
 }
 

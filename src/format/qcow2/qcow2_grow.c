@@ -267,13 +267,12 @@ static int grow_alone(struct vd_qcow2 *qcow2, uint64_t clusters, struct vdisk_er
 int vd_qcow2_grow_refcounts(struct vd_qcow2 *qcow2, uint64_t seen, uint64_t clusters,
                             struct vdisk_error *err)
 {
-    struct vd_qcow2_writer *writer = qcow2->writer;
     int ret = 0;
-    vd_mutex_lock(&writer->flush_lock);
-    vd_mutex_lock(&writer->alloc_lock);
+    vd_mutex_lock(&qcow2->writer->flush_lock);
+    vd_mutex_lock(&qcow2->writer->alloc_lock);
     if (vd_qcow2_refcount_table_entries(qcow2) == seen)
         ret = grow_alone(qcow2, clusters, err);
-    vd_mutex_unlock(&writer->alloc_lock);
-    vd_mutex_unlock(&writer->flush_lock);
+    vd_mutex_unlock(&qcow2->writer->alloc_lock);
+    vd_mutex_unlock(&qcow2->writer->flush_lock);
     return ret;
 }

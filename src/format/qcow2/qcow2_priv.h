@@ -27,7 +27,8 @@
  * W9  Before the first change of a session: autoclear bits that are not known are cleared, the
  *     dirty bit's work is done, and enabled bitmaps are marked in use (vd_qcow2_begin).
  *
- * Locks: docs/locking.md.  In this order: flush_lock, alloc_lock, tables.lock, refs.lock.
+ * Locks: docs/locking.md.  In this order: flush_lock, alloc_lock, tables.lock or refs.lock or
+ * header_lock.
  */
 #ifndef VD_FORMAT_QCOW2_QCOW2_PRIV_H
 #define VD_FORMAT_QCOW2_QCOW2_PRIV_H
@@ -53,8 +54,8 @@ struct vd_qcow2 {
     struct vd_qcow2_encryption *crypt; /* owned; NULL: not encrypted */
 
     /*
-     * As in the file.  Changes while no other call runs, or under alloc_lock: then only fields
-     * that a reader does not use (refcount table, bits).
+     * As in the file.  Changes while no other call runs, or under header_lock: then only fields
+     * that a reader does not use (refcount table, bits).  Taking clusters may change it.
      */
     struct vd_qcow2_header header;
     uint64_t l1_offset; /* of the tables that are shown: the active ones, or a snapshot's */

@@ -79,7 +79,7 @@ static int find_block_locked(struct vd_qcow2 *qcow2, uint64_t index, uint64_t *b
     *block = 0;
     if (index >= vd_qcow2_refcount_table_entries(qcow2))
         return 0;
-    int ret = vd_table_cache_get_locked(&writer->refs, at, &page, &waited, err);
+    int ret = vd_table_cache_get_locked(&qcow2->writer->refs, at, &page, &waited, err);
     if (ret < 0)
         return ret;
     uint64_t value = be64_get(*(const struct be64 *)vd_table_page_at(page, at));
@@ -95,7 +95,6 @@ static int look_locked(struct vd_qcow2 *qcow2, struct vd_range clusters, struct 
                        struct vdisk_error *err) VD_REQUIRES(qcow2->writer->refs.lock)
 {
     const struct vd_qcow2_geometry *geometry = &qcow2->geometry;
-    struct vd_table_cache *refs = &qcow2->writer->refs;
     uint64_t in_block = clusters.offset & (geometry->block_entries - 1);
     uint64_t block;
     bool waited = false;
@@ -108,12 +107,14 @@ static int look_locked(struct vd_qcow2 *qcow2, struct vd_range clusters, struct 
     if (block == 0)
         return 0;
     stretch->offset = block + ((in_block << geometry->refcount_order) / 8);
-    ret = vd_table_cache_get_locked(refs, stretch->offset, &stretch->page, &waited, err);
+    ret = vd_table_cache_get_locked(&qcow2->writer->refs, stretch->offset, &stretch->page, &waited,
+                                    err);
     if (ret < 0)
         return ret;
     stretch->bytes = vd_table_page_at(stretch->page, stretch->offset);
     stretch->bit = (in_block << geometry->refcount_order) % 8;
-    uint64_t end = vd_min(vd_table_page_end(refs, stretch->page), block + geometry->cluster_bytes);
+    uint64_t end = vd_min(vd_table_page_end(&qcow2->writer->refs, stretch->page),
+                          block + geometry->cluster_bytes);
     stretch->clusters = vd_min(stretch->clusters, ((end - stretch->offset) * 8 - stretch->bit) >>
                                                       geometry->refcount_order);
     return 0;
@@ -146,13 +147,12 @@ static void changed_locked(struct vd_qcow2 *qcow2, const struct stretch *stretch
 int vd_qcow2_refs_get(struct vd_qcow2 *qcow2, uint64_t cluster, uint64_t *count,
                       struct vdisk_error *err)
 {
-    struct vd_table_cache *refs = &qcow2->writer->refs;
     struct stretch stretch;
-    vd_mutex_lock(&refs->lock);
+    vd_mutex_lock(&qcow2->writer->refs.lock);
     int ret = look_locked(qcow2, vd_range(cluster, 1), &stretch, err);
     if (ret == 0)
         *count = get(qcow2, &stretch, 0);
-    vd_mutex_unlock(&refs->lock);
+    vd_mutex_unlock(&qcow2->writer->refs.lock);
     return ret;
 }
 
@@ -186,9 +186,8 @@ static int check_up_locked(struct vd_qcow2 *qcow2, struct vd_range clusters,
 
 int vd_qcow2_refs_up(struct vd_qcow2 *qcow2, struct vd_range clusters, struct vdisk_error *err)
 {
-    struct vd_table_cache *refs = &qcow2->writer->refs;
     struct stretch stretch;
-    vd_mutex_lock(&refs->lock);
+    vd_mutex_lock(&qcow2->writer->refs.lock);
     int ret = check_up_locked(qcow2, clusters, err);
     /* What a failure leaves behind in the middle is counted too high. */
     for (uint64_t done = 0; ret == 0 && done < clusters.length; done += stretch.clusters) {
@@ -200,7 +199,7 @@ int vd_qcow2_refs_up(struct vd_qcow2 *qcow2, struct vd_range clusters, struct vd
             set(qcow2, &stretch, i, get(qcow2, &stretch, i) + 1);
         changed_locked(qcow2, &stretch);
     }
-    vd_mutex_unlock(&refs->lock);
+    vd_mutex_unlock(&qcow2->writer->refs.lock);
     return ret;
 }
 
@@ -246,10 +245,9 @@ static int down_one(struct vd_qcow2 *qcow2, struct stretch *stretch, uint64_t i,
 int vd_qcow2_refs_down(struct vd_qcow2 *qcow2, struct vd_range clusters, struct vd_qcow2_runs *last,
                        struct vdisk_error *err)
 {
-    struct vd_table_cache *refs = &qcow2->writer->refs;
     struct stretch stretch;
     int ret = 0;
-    vd_mutex_lock(&refs->lock);
+    vd_mutex_lock(&qcow2->writer->refs.lock);
     for (uint64_t done = 0; ret == 0 && done < clusters.length; done += stretch.clusters) {
         ret = look_locked(qcow2, vd_range(clusters.offset + done, clusters.length - done), &stretch,
                           err);
@@ -261,7 +259,7 @@ int vd_qcow2_refs_down(struct vd_qcow2 *qcow2, struct vd_range clusters, struct 
             ret = down_one(qcow2, &stretch, i, clusters.offset + done + i, last, err);
         changed_locked(qcow2, &stretch);
     }
-    vd_mutex_unlock(&refs->lock);
+    vd_mutex_unlock(&qcow2->writer->refs.lock);
     return ret;
 }
 
@@ -288,12 +286,11 @@ static bool search_stretch(const struct vd_qcow2 *qcow2, const struct stretch *s
 int vd_qcow2_refs_find(struct vd_qcow2 *qcow2, const struct vd_qcow2_search *search,
                        struct vd_range *run, uint64_t *looked, struct vdisk_error *err)
 {
-    struct vd_table_cache *refs = &qcow2->writer->refs;
     struct vd_range rest = search->within;
     bool is_found = false;
     int ret = 0;
     *run = vd_range(0, 0);
-    vd_mutex_lock(&refs->lock);
+    vd_mutex_lock(&qcow2->writer->refs.lock);
     for (unsigned i = 0; i < SEARCH_PAGES && rest.length && !is_found; i++) {
         struct stretch stretch;
         ret = look_locked(qcow2, rest, &stretch, err);
@@ -302,7 +299,7 @@ int vd_qcow2_refs_find(struct vd_qcow2 *qcow2, const struct vd_qcow2_search *sea
         is_found = search_stretch(qcow2, &stretch, rest.offset, search, run);
         rest = vd_range(rest.offset + stretch.clusters, rest.length - stretch.clusters);
     }
-    vd_mutex_unlock(&refs->lock);
+    vd_mutex_unlock(&qcow2->writer->refs.lock);
     if (ret == 0 && search->is_whole && run->length < search->wanted)
         run->length = 0;
     *looked = rest.offset;
@@ -312,19 +309,18 @@ int vd_qcow2_refs_find(struct vd_qcow2 *qcow2, const struct vd_qcow2_search *sea
 int vd_qcow2_refs_missing(struct vd_qcow2 *qcow2, struct vd_range clusters, uint64_t *index,
                           struct vdisk_error *err)
 {
-    struct vd_table_cache *refs = &qcow2->writer->refs;
     uint64_t first = clusters.offset / qcow2->geometry.block_entries;
     uint64_t last = (vd_range_end(clusters) - 1) / qcow2->geometry.block_entries;
     uint64_t block = 1;
     int ret = 0;
     *index = UINT64_MAX;
-    vd_mutex_lock(&refs->lock);
+    vd_mutex_lock(&qcow2->writer->refs.lock);
     for (uint64_t i = first; ret == 0 && block && i <= last; i++) {
         ret = find_block_locked(qcow2, i, &block, err);
         if (ret == 0 && block == 0)
             *index = i;
     }
-    vd_mutex_unlock(&refs->lock);
+    vd_mutex_unlock(&qcow2->writer->refs.lock);
     if (ret == 0 && *index != UINT64_MAX && *index >= vd_qcow2_refcount_table_entries(qcow2))
         ret = VD_QCOW2_NEEDS_TABLE;
     return ret;
@@ -334,20 +330,20 @@ int vd_qcow2_refs_missing(struct vd_qcow2 *qcow2, struct vd_range clusters, uint
 static int put_block_locked(struct vd_qcow2 *qcow2, uint64_t index, uint64_t host,
                             struct vdisk_error *err) VD_REQUIRES(qcow2->writer->refs.lock)
 {
-    struct vd_table_cache *refs = &qcow2->writer->refs;
     uint64_t at = qcow2->header.fields.refcount_table_offset + index * 8;
     struct vd_table_page *page;
     bool waited = false;
-    int ret = vd_table_cache_get_locked(refs, at, &page, &waited, err);
+    int ret = vd_table_cache_get_locked(&qcow2->writer->refs, at, &page, &waited, err);
     if (ret < 0)
         return ret;
-    vd_table_cache_pin_locked(refs, at);
-    ret = vd_table_cache_put_locked(refs, host, NULL, qcow2->geometry.cluster_bytes, err); /* W7 */
-    page = vd_table_cache_unpin_locked(refs, at);
+    vd_table_cache_pin_locked(&qcow2->writer->refs, at);
+    ret = vd_table_cache_put_locked(&qcow2->writer->refs, host, NULL, qcow2->geometry.cluster_bytes,
+                                    err); /* W7 */
+    page = vd_table_cache_unpin_locked(&qcow2->writer->refs, at);
     if (ret < 0)
         return ret;
     *(struct be64 *)vd_table_page_at(page, at) = be64_of(host);
-    vd_table_page_changed_locked(refs, page, at, 8);
+    vd_table_page_changed_locked(&qcow2->writer->refs, page, at, 8);
     return 0;
 }
 
@@ -366,9 +362,9 @@ int vd_qcow2_refs_make_block(struct vd_qcow2 *qcow2, uint64_t index, uint64_t cl
     vd_mutex_unlock(&qcow2->tables.lock);
     if (ret < 0)
         return ret;
-    vd_mutex_lock(&writer->refs.lock);
+    vd_mutex_lock(&qcow2->writer->refs.lock);
     ret = put_block_locked(qcow2, index, host, err);
-    vd_mutex_unlock(&writer->refs.lock);
+    vd_mutex_unlock(&qcow2->writer->refs.lock);
     if (ret < 0) {
         vd_qcow2_meta_remove(qcow2, host, 1);
         return ret;

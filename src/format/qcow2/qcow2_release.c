@@ -187,16 +187,15 @@ static int apply_batch(struct vd_qcow2 *qcow2, struct vd_qcow2_batch *batch,
                        struct vdisk_error *err) VD_REQUIRES(qcow2->writer->flush_lock)
     VD_EXCLUDES(qcow2->writer->alloc_lock)
 {
-    struct vd_qcow2_writer *writer = qcow2->writer;
     struct vd_qcow2_runs last = {0};
-    vd_mutex_lock(&writer->alloc_lock);
+    vd_mutex_lock(&qcow2->writer->alloc_lock);
     int ret = end_references(qcow2, batch, &last, err);
-    vd_mutex_unlock(&writer->alloc_lock);
+    vd_mutex_unlock(&qcow2->writer->alloc_lock);
     if (ret == 0) {
         punch(qcow2, &last);
-        vd_mutex_lock(&writer->alloc_lock);
+        vd_mutex_lock(&qcow2->writer->alloc_lock);
         ret = free_clusters(qcow2, &last, err);
-        vd_mutex_unlock(&writer->alloc_lock);
+        vd_mutex_unlock(&qcow2->writer->alloc_lock);
     }
     free(last.runs);
     return ret;

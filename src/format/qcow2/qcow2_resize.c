@@ -245,7 +245,7 @@ static int grow_l1(struct vd_qcow2 *qcow2, uint64_t entries, struct vdisk_error 
     if (ret == 0)
         ret = vd_qcow2_flush(qcow2->format, err);
     if (ret < 0)
-        return ret; /* it is a leak */
+        return ret;                /* it is a leak */
     fields = qcow2->header.fields; /* the refcount table may have another place since */
     uint64_t old = fields.l1_offset;
     uint64_t old_clusters = vd_qcow2_clusters(&qcow2->geometry, fields.l1_entries * UINT64_C(8));

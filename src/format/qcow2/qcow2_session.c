@@ -52,10 +52,10 @@ void vd_qcow2_writer_free(struct vd_qcow2 *qcow2)
     free_lists(writer);
     free(writer->new_tables.offsets);
     vd_table_cache_destroy(&writer->refs);
-    vd_mutex_destroy(&writer->session_lock);
-    vd_mutex_destroy(&writer->flush_lock);
-    vd_mutex_destroy(&writer->alloc_lock);
-    vd_mutex_destroy(&writer->header_lock);
+    vd_mutex_destroy(&qcow2->writer->session_lock);
+    vd_mutex_destroy(&qcow2->writer->flush_lock);
+    vd_mutex_destroy(&qcow2->writer->alloc_lock);
+    vd_mutex_destroy(&qcow2->writer->header_lock);
     free(writer);
     qcow2->writer = NULL;
 }
@@ -168,12 +168,12 @@ int vd_qcow2_begin(struct vd_qcow2 *qcow2, struct vdisk_error *err)
     int ret = 0;
     if (atomic_load(&writer->has_begun))
         return 0;
-    vd_mutex_lock(&writer->session_lock);
+    vd_mutex_lock(&qcow2->writer->session_lock);
     if (!atomic_load(&writer->has_begun)) {
         ret = begin_alone(qcow2, err);
         atomic_store(&writer->has_begun, ret == 0);
     }
-    vd_mutex_unlock(&writer->session_lock);
+    vd_mutex_unlock(&qcow2->writer->session_lock);
     return ret;
 }
 
@@ -181,12 +181,12 @@ int vd_qcow2_begin(struct vd_qcow2 *qcow2, struct vdisk_error *err)
 static bool has_releases(struct vd_qcow2 *qcow2)
 {
     struct vd_qcow2_writer *writer = qcow2->writer;
-    vd_mutex_lock(&writer->alloc_lock);
+    vd_mutex_lock(&qcow2->writer->alloc_lock);
     bool answer = writer->ended != NULL;
-    vd_mutex_lock(&writer->refs.lock);
+    vd_mutex_lock(&qcow2->writer->refs.lock);
     answer = answer || writer->refs.changed_pages > 0;
-    vd_mutex_unlock(&writer->refs.lock);
-    vd_mutex_unlock(&writer->alloc_lock);
+    vd_mutex_unlock(&qcow2->writer->refs.lock);
+    vd_mutex_unlock(&qcow2->writer->alloc_lock);
     return answer;
 }
 
@@ -195,9 +195,9 @@ int vd_qcow2_finish(struct vd_qcow2 *qcow2, struct vdisk_error *err)
     struct vd_qcow2_writer *writer = qcow2->writer;
     if (!atomic_load(&writer->has_begun))
         return vd_qcow2_flush(qcow2->format, err);
-    vd_mutex_lock(&writer->alloc_lock);
+    vd_mutex_lock(&qcow2->writer->alloc_lock);
     vd_qcow2_pack_close_alone(qcow2);
-    vd_mutex_unlock(&writer->alloc_lock);
+    vd_mutex_unlock(&qcow2->writer->alloc_lock);
     /* With no request left, each flush ends what the one before made durable. */
     int ret = vd_qcow2_flush(qcow2->format, err);
     while (ret == 0 && has_releases(qcow2))

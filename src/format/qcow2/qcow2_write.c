@@ -92,11 +92,11 @@ static int grow_to(struct vd_qcow2 *qcow2, const struct vd_mapping *mapping,
     struct vd_qcow2_writer *writer = qcow2->writer;
     uint64_t clusters =
         vd_qcow2_clusters(&qcow2->geometry, mapping->host_offset + mapping->guest.length);
-    vd_mutex_lock(&writer->alloc_lock);
+    vd_mutex_lock(&qcow2->writer->alloc_lock);
     int ret = vd_qcow2_grow_file(qcow2, clusters, err);
     if (ret == 0)
         writer->end = vd_max(writer->end, clusters);
-    vd_mutex_unlock(&writer->alloc_lock);
+    vd_mutex_unlock(&qcow2->writer->alloc_lock);
     return ret;
 }
 
