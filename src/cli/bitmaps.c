@@ -159,7 +159,7 @@ static void print_run(struct run_printer *printer, const struct vdisk_bitmap_ext
 {
     if (!printer->json.root) {
         if (run->is_dirty)
-            printf("%-#16" PRIx64 "%-#16" PRIx64 "\n", run->offset, run->length);
+            printf("%-#16" PRIx64 "%#" PRIx64 "\n", run->offset, run->length);
         return;
     }
     json_t *object = vd_json_append_object(&printer->json, printer->json.root);
@@ -180,7 +180,7 @@ static int print_map(struct vd_cli *cli, struct vdisk_image *image)
     for (uint64_t at = 0; at < size && ret == 0; at += run.length) {
         ret = vdisk_bitmap_extent(image, cli->operands[1], at, size - at, &run, &err);
         if (ret == 0 && at == 0 && !cli->json)
-            printf("%-16s%-16s\n", "Offset", "Length");
+            printf("%-16s%s\n", "Offset", "Length");
         if (ret == 0)
             print_run(&printer, &run);
     }

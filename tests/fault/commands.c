@@ -249,12 +249,41 @@ const struct command vt_fault_commands[] = {
      .target = "draft.qed",
      ALWAYS("-f", "raw", "-F", "qed", "disk.raw", "draft.qed"),
      .resumes = true},
+    /* bm.qcow2 has the bitmaps b and off, and reads as bm.raw; space may be leaked. */
+    {.name = "bitmap --list",
+     .argv = {"bitmap", "--list", "--output=json", "bm.qcow2"},
+     .same_output = true},
+    {.name = "bitmap --map",
+     .argv = {"bitmap", "--map", "--output=json", "bm.qcow2", "b"},
+     .same_output = true},
+    {.name = "bitmap --add --merge",
+     .argv = {"bitmap", "--add", "-g", "4k", "--merge", "b", "bm.qcow2", "c"},
+     .restored = {"bm.qcow2"},
+     .proof = {"bitmap", "--map", "bm.qcow2", "c"},
+     ALWAYS("-f", "raw", "-F", "qcow2", "bm.raw", "bm.qcow2")},
+    {.name = "bitmap --clear --enable",
+     .argv = {"bitmap", "--clear", "--enable", "bm.qcow2", "off"},
+     .restored = {"bm.qcow2"},
+     .proof = {"bitmap", "--map", "bm.qcow2", "off"},
+     .always = {"bitmap", "--map", "bm.qcow2", "off"},
+     .resumes = true},
+    {.name = "io with bitmaps",
+     .argv = {"io", "-f", "qcow2", "-c", "write -P 7 300k 100k", "-c", "discard 0 64k", "bm.qcow2"},
+     .restored = {"bm.qcow2"},
+     .proof = {"bitmap", "--map", "bm.qcow2", "b"},
+     .always = {"bitmap", "--map", "bm.qcow2", "off"}},
+    {.name = "convert --bitmaps",
+     .argv = {"convert", "--bitmaps", "-O", "qcow2", "bm.qcow2", "out.qcow2"},
+     .removed = {"out.qcow2"},
+     .target = "out.qcow2",
+     .proof = {"bitmap", "--map", "out.qcow2", "b"},
+     .resumes = true},
 };
 
 const size_t vt_fault_command_entries = sizeof(vt_fault_commands) / sizeof(vt_fault_commands[0]);
 
-const char *const vt_fault_fixtures[] = {"disk.raw",     "disk.gow1", "work.gow1", "master.gow3",
-                                         "replica.gow3", "disk.qed",  "mid.qed",   "top.qed",
-                                         "top.raw",      "over.qed",  "over.raw",  "cow",
-                                         "cow.data",     "cow.raw",   "leaky.qed", "draft.qed"};
+const char *const vt_fault_fixtures[] = {
+    "disk.raw", "disk.gow1", "work.gow1", "master.gow3", "replica.gow3", "disk.qed",
+    "mid.qed",  "top.qed",   "top.raw",   "over.qed",    "over.raw",     "cow",
+    "cow.data", "cow.raw",   "leaky.qed", "draft.qed",   "bm.qcow2",     "bm.raw"};
 const size_t vt_fault_fixture_entries = sizeof(vt_fault_fixtures) / sizeof(vt_fault_fixtures[0]);

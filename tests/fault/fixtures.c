@@ -123,6 +123,17 @@ static void make_chains(struct bench *bench)
     make_draft("draft.qed");
 }
 
+static void make_bitmaps(struct bench *bench)
+{
+    MUST(bench, "convert", "-f", "raw", "-O", "qcow2", "-o", "cluster_size=4k", "disk.raw",
+         "bm.qcow2");
+    MUST(bench, "bitmap", "--add", "bm.qcow2", "b");
+    MUST(bench, "bitmap", "--add", "-g", "512", "--disable", "bm.qcow2", "off");
+    MUST(bench, "io", "-f", "qcow2", "-c", "write -P 4 100k 70k", "bm.qcow2");
+    MUST(bench, "bitmap", "--merge", "b", "bm.qcow2", "off");
+    MUST(bench, "convert", "-f", "qcow2", "-O", "raw", "bm.qcow2", "bm.raw");
+}
+
 void vt_fault_make_fixtures(struct bench *bench)
 {
     const char *base = getenv("TMPDIR");
@@ -140,6 +151,7 @@ void vt_fault_make_fixtures(struct bench *bench)
          "master.gow3");
     vt_fault_copy_file("disk.gow1", "work.gow1");
     make_chains(bench);
+    make_bitmaps(bench);
     for (size_t i = 0; i < vt_fault_fixture_entries; i++) {
         char path[64];
         snprintf(path, sizeof(path), "../pristine/%s", vt_fault_fixtures[i]);

@@ -27,12 +27,13 @@ int vd_qcow2_pieces_new(struct vd_qcow2 *qcow2, size_t count, struct vd_qcow2_pi
     int ret = vd_bitmap_budget_take(budget, count * sizeof(*pieces->values), err);
     if (ret < 0)
         return ret;
-    *pieces = (struct vd_qcow2_pieces){.values = vd_alloc_array(count, sizeof(*pieces->values)),
-                                       .count = count};
-    if (pieces->values)
-        return 0;
-    vd_bitmap_budget_give(budget, count * sizeof(*pieces->values));
-    return vd_err_nomem(err, "the table of a bitmap");
+    uint64_t *values = vd_alloc_array(count, sizeof(*values));
+    if (!values) {
+        vd_bitmap_budget_give(budget, count * sizeof(*values));
+        return vd_err_nomem(err, "the table of a bitmap");
+    }
+    *pieces = (struct vd_qcow2_pieces){.values = values, .count = count};
+    return 0;
 }
 
 void vd_qcow2_pieces_free(struct vd_qcow2 *qcow2, struct vd_qcow2_pieces *pieces)

@@ -64,32 +64,4 @@ int vd_qcow2_bitmaps_store(struct vd_qcow2 *qcow2, struct vdisk_error *err);
 /* Frees qcow2->dirty; nothing is stored. */
 void vd_qcow2_bitmaps_free(struct vd_qcow2 *qcow2);
 
-/* What bitmaps have in the file; for check, and whoever moves clusters. */
-enum vd_qcow2_bitmap_place {
-    VD_QCOW2_BITMAP_AT_DIRECTORY,
-    VD_QCOW2_BITMAP_AT_TABLE,
-    VD_QCOW2_BITMAP_AT_DATA
-};
-
-struct vd_qcow2_bitmap_visitor {
-    /* Told of each place: @host and so many clusters.  @entry is NULL for the directory.  A
-     * negative answer ends the walk with it. */
-    int (*place)(void *opaque, enum vd_qcow2_bitmap_place place,
-                 const struct vd_qcow2_bitmap_entry *entry, uint64_t host, uint64_t clusters,
-                 struct vdisk_error *err);
-    /* Told of each contradiction, in words; the walk goes on behind it.  @entry is NULL for the
-     * directory, and then nothing else follows.  May be NULL. */
-    int (*wrong)(void *opaque, const struct vd_qcow2_bitmap_entry *entry,
-                 const struct vdisk_error *what, struct vdisk_error *err);
-    void *opaque;
-};
-
-/*
- * Walks through all that the bitmaps extension of @header leads to in @file, also if its autoclear
- * bit is not set: whether that counts is for the caller to decide (D4).  Fails only if reading
- * does, or @visitor.
- */
-int vd_qcow2_bitmap_walk(struct vd_storage *file, const struct vd_qcow2_header *header,
-                         const struct vd_qcow2_bitmap_visitor *visitor, struct vdisk_error *err);
-
 #endif

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Persistent bitmaps: reading the directory, tables and bits; walking through their places. */
+/* Persistent bitmaps: reading the directory, tables and bits. */
 #include <assert.h>
 #include <inttypes.h>
 #include <stdlib.h>
@@ -213,78 +213,4 @@ int vd_qcow2_bitmap_bits_load(struct vd_qcow2 *qcow2, struct vd_qcow2_bitmap *bi
     }
     bitmap->bits = bits;
     return 0;
-}
-
-/* --- all places --------------------------------------------------------------------------------
- */
-
-/* One walk. */
-struct walk {
-    struct vd_storage *file;
-    uint32_t cluster_bits;
-    const struct vd_qcow2_bitmap_visitor *visitor;
-};
-
-/* Tells of what can not be used; what can not be read ends the walk. */
-static int tell_wrong(const struct walk *walk, const struct vd_qcow2_bitmap_entry *entry,
-                      const struct vdisk_error *what, struct vdisk_error *err)
-{
-    if (what->code != EBADMSG && what->code != ENOTSUP)
-        return vd_err_copy(err, what);
-    return walk->visitor->wrong ? walk->visitor->wrong(walk->visitor->opaque, entry, what, err) : 0;
-}
-
-static int walk_piece(const struct walk *walk, const struct vd_qcow2_bitmap_entry *entry,
-                      uint32_t index, uint64_t value, struct vdisk_error *err)
-{
-    struct vdisk_error what = {0};
-    enum vd_qcow2_bitmap_piece piece;
-    uint64_t host;
-    if (check_piece(entry, index, value, walk->cluster_bits, &what) < 0)
-        return tell_wrong(walk, entry, &what, err);
-    vd_qcow2_bitmap_piece_decode(value, walk->cluster_bits, &piece, &host);
-    if (piece != VD_QCOW2_BITMAP_DATA)
-        return 0;
-    return walk->visitor->place(walk->visitor->opaque, VD_QCOW2_BITMAP_AT_DATA, entry, host, 1,
-                                err);
-}
-
-static int walk_bitmap(const struct walk *walk, const struct vd_qcow2_bitmap_entry *entry,
-                       struct vdisk_error *err)
-{
-    const struct vd_qcow2_bitmap_visitor *visitor = walk->visitor;
-    uint64_t table_bytes = (uint64_t)entry->table_entries * sizeof(struct be64);
-    struct vdisk_error what = {0};
-    CLEANUP_FREE uint64_t *values = vd_alloc_array(entry->table_entries, sizeof(*values));
-    if (!values)
-        return vd_err_nomem(err, "the table of a bitmap");
-    int ret = visitor->place(visitor->opaque, VD_QCOW2_BITMAP_AT_TABLE, entry, entry->table_offset,
-                             vd_div_up(table_bytes, UINT64_C(1) << walk->cluster_bits), err);
-    if (ret < 0)
-        return ret;
-    if (read_table(walk->file, walk->cluster_bits, entry, values, &what) < 0)
-        return tell_wrong(walk, entry, &what, err);
-    for (uint32_t i = 0; i < entry->table_entries && ret == 0; i++)
-        ret = walk_piece(walk, entry, i, values[i], err);
-    return ret;
-}
-
-int vd_qcow2_bitmap_walk(struct vd_storage *file, const struct vd_qcow2_header *header,
-                         const struct vd_qcow2_bitmap_visitor *visitor, struct vdisk_error *err)
-{
-    struct walk walk = {
-        .file = file, .cluster_bits = header->fields.cluster_bits, .visitor = visitor};
-    struct vd_qcow2_bitmap_dir dir;
-    struct vdisk_error what = {0};
-    if (!header->bitmaps.is_present)
-        return 0;
-    if (read_directory(file, header, &dir, &what) < 0)
-        return tell_wrong(&walk, NULL, &what, err);
-    int ret = visitor->place(
-        visitor->opaque, VD_QCOW2_BITMAP_AT_DIRECTORY, NULL, header->bitmaps.directory_offset,
-        vd_div_up(header->bitmaps.directory_bytes, UINT64_C(1) << walk.cluster_bits), err);
-    for (size_t i = 0; i < dir.count && ret == 0; i++)
-        ret = walk_bitmap(&walk, &dir.entries[i], err);
-    vd_qcow2_bitmap_dir_free(&dir);
-    return ret;
 }
