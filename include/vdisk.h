@@ -1156,10 +1156,10 @@ VDISK_PUBLIC VDISK_MUST_CHECK int vdisk_convert_from_fd(const struct vdisk_conve
                                                         struct vdisk_error *err);
 
 /**
- * vdisk_convert_to_fd() - write a disk to a pipe, as a raw disk
- * @options: as for vdisk_convert(), without a target, create options and flags; target_format is
- *           "raw" or NULL
- * @fd:      writable; written once from start to end, zeros included, and not closed
+ * vdisk_convert_to_fd() - write a disk to a pipe, as a raw disk or a qcow2 image
+ * @options: as for vdisk_convert(), without a target and flags; target_format is "raw", NULL for
+ *           the same, or "qcow2", for which there may be create options
+ * @fd:      writable; written once from start to end, and not closed; a raw disk with its zeros
  * @result:  [in, out, may be NULL] struct_bytes set by the caller
  * @err:     [out, may be NULL] the story
  *

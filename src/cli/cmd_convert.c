@@ -184,8 +184,11 @@ static int check_pipes(struct vd_cli *cli, const struct convert_args *args)
         args->create.backing)
         return vd_cli_usage_error(cli, "-c, -B, -C and --salvage want files: a pipe is read, or "
                                        "written, once from start to end");
-    if (is_target && (args->options.flags || args->list.entry_count))
-        return vd_cli_usage_error(cli, "-n, -o and -S want a target that is a file");
+    const char *format = args->options.target_format;
+    bool is_raw = !format || strcmp(format, "raw") == 0;
+    if (is_target && (args->options.flags || (is_raw && args->list.entry_count)))
+        return vd_cli_usage_error(cli, "-n, -S, and -o of a raw disk, want a target that is a "
+                                       "file");
     if (is_target && (cli->json || cli->progress))
         return vd_cli_usage_error(cli, "-p and --output=json want standard output, which is the "
                                        "target; --progress=FD writes elsewhere");
@@ -206,7 +209,8 @@ static int convert_any(struct vdisk_convert_options *o, struct vdisk_convert_res
     if (!is_pipe(o->target))
         return vdisk_convert(o, result, err);
     o->target = NULL;
-    o->create = NULL;
+    if (strcmp(o->target_format, "raw") == 0)
+        o->create = NULL;
     return vdisk_convert_to_fd(o, STDOUT_FILENO, result, err);
 }
 

@@ -3,7 +3,8 @@
  * vdisk_convert_from_fd() and vdisk_convert_to_fd(): raw disks that come from, or go to, a pipe.
  *
  * Everything is read once, from start to end.  A stream does not tell how long it is: the new disk
- * grows by half whenever it is full, and is cut to what came in the end.
+ * grows by half whenever it is full, and is cut to what came in the end.  A qcow2 image that goes
+ * to a stream begins with its tables: what has data is found out before anything is written.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -11,6 +12,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "format/qcow2/qcow2_stream.h"
 #include "job/convert_source.h"
 #include "job/convert_target.h"
 #include "job/job.h"
@@ -274,13 +276,15 @@ int vdisk_convert_from_fd(const struct vdisk_convert_options *options, int fd,
 
 /* ---- To a stream ---- */
 
-static int write_all(struct stream *stream, size_t length, struct vdisk_error *err)
+static int write_bytes(void *opaque, const void *bytes, size_t length, struct vdisk_error *err)
 {
+    struct stream *stream = opaque;
+    const uint8_t *from = bytes;
     for (size_t done = 0; done < length;) {
         int ret = wait_ready(stream, POLLOUT, err);
         if (ret < 0)
             return ret;
-        ssize_t put = write(stream->fd, stream->buf + done, vd_min(length - done, WRITE_BYTES));
+        ssize_t put = write(stream->fd, from + done, vd_min(length - done, WRITE_BYTES));
         if (put < 0 && errno == EINTR)
             continue;
         if (put < 0)
@@ -288,6 +292,20 @@ static int write_all(struct stream *stream, size_t length, struct vdisk_error *e
         done += (size_t)put;
     }
     return 0;
+}
+
+/* Reads a piece of the source, and zeros behind its end. */
+static int fill_piece(struct stream *stream, const struct vd_convert_source *source,
+                      struct vd_range piece, struct vdisk_error *err)
+{
+    uint64_t there = source->size > piece.offset ? source->size - piece.offset : 0;
+    there = vd_min(there, piece.length);
+    memset(stream->buf + there, 0, (size_t)(piece.length - there));
+    int ret = vd_job_throttle(&stream->job, there, err);
+    stream->data_bytes += there;
+    return ret == 0 && there
+               ? vd_convert_source_read(source, stream->buf, vd_range(piece.offset, there), err)
+               : ret;
 }
 
 /* Writes the @range, zero or not, piece by piece. */
@@ -299,15 +317,10 @@ static int send_range(struct stream *stream, const struct vd_convert_source *sou
         memset(stream->buf, 0, (size_t)vd_min(range.length, PIECE_BYTES));
     while (range.length && ret == 0) {
         size_t length = (size_t)vd_min(range.length, PIECE_BYTES);
-        if (!is_zero) {
-            ret = vd_job_throttle(&stream->job, length, err);
-            if (ret == 0)
-                ret = vd_convert_source_read(source, stream->buf, vd_range(range.offset, length),
-                                             err);
-            stream->data_bytes += length;
-        }
+        if (!is_zero)
+            ret = fill_piece(stream, source, vd_range(range.offset, length), err);
         if (ret == 0)
-            ret = write_all(stream, length, err);
+            ret = write_bytes(stream, stream->buf, length, err);
         struct vd_job_step step = {.done_bytes = length, .moved_bytes = is_zero ? 0 : length};
         if (ret == 0)
             ret = vd_job_advance(&stream->job, step, err);
@@ -316,14 +329,11 @@ static int send_range(struct stream *stream, const struct vd_convert_source *sou
     return ret;
 }
 
-static int run_out(struct stream *stream, struct vd_convert_source *source, struct vdisk_error *err)
+static int send_raw(struct stream *stream, const struct vd_convert_source *source,
+                    struct vdisk_error *err)
 {
-    int ret = vd_convert_source_open(source, stream->options, err);
-    if (ret < 0)
-        return ret;
-    stream->size = source->size;
-    ret = vd_job_phase(&stream->job, "copy", source->size, 0, err);
     struct vd_range rest = vd_range(0, source->size);
+    int ret = vd_job_phase(&stream->job, "copy", source->size, 0, err);
     while (rest.length && ret == 0) {
         bool is_zero;
         uint64_t length;
@@ -336,6 +346,101 @@ static int run_out(struct stream *stream, struct vd_convert_source *source, stru
     return ret;
 }
 
+/* ---- qcow2 to a stream ---- */
+
+/* What has data, in whole clusters. */
+struct runs {
+    struct vd_range *ranges; /* owned */
+    size_t entries;
+    size_t room;
+    uint64_t bytes; /* in all */
+};
+
+/* @range ends behind all that is there. */
+static int add_run(struct runs *runs, struct vd_range range, struct vdisk_error *err)
+{
+    struct vd_range *last = runs->entries ? &runs->ranges[runs->entries - 1] : NULL;
+    uint64_t end = vd_range_end(range);
+    if (last && vd_range_end(*last) >= range.offset) {
+        runs->bytes += end - vd_range_end(*last);
+        last->length = end - last->offset;
+        return 0;
+    }
+    if (runs->entries == runs->room) {
+        size_t room = runs->room ? 2 * runs->room : 1024;
+        struct vd_range *more = realloc(runs->ranges, room * sizeof(*more));
+        if (!more)
+            return vd_err_nomem(err, "the places of data");
+        runs->ranges = more;
+        runs->room = room;
+    }
+    runs->ranges[runs->entries++] = range;
+    runs->bytes += range.length;
+    return 0;
+}
+
+static int find_runs(const struct vd_convert_source *source, uint32_t cluster_bytes,
+                     struct runs *runs, struct vdisk_error *err)
+{
+    struct vd_range rest = vd_range(0, source->size);
+    int ret = 0;
+    while (rest.length && ret == 0) {
+        bool is_zero;
+        uint64_t length;
+        ret = vd_convert_source_look(source, rest, &is_zero, &length, err);
+        if (ret == 0 && !is_zero)
+            ret = add_run(runs, vd_range_expand(vd_range(rest.offset, length), cluster_bytes), err);
+        if (ret == 0)
+            rest = vd_range(rest.offset + length, rest.length - length);
+    }
+    return ret;
+}
+
+static int send_qcow2(struct stream *stream, const struct vd_convert_source *source,
+                      struct vdisk_error *err)
+{
+    struct vdisk_create_options create = {.struct_bytes = sizeof(create)};
+    struct runs runs = {0};
+    uint32_t cluster_bytes;
+    if (stream->options->create)
+        create = *stream->options->create;
+    create.size = vd_max(create.size, source->size);
+    int ret = vd_qcow2_stream_check(&create, &cluster_bytes, err);
+    if (ret == 0)
+        ret = find_runs(source, cluster_bytes, &runs, err);
+    const struct vd_qcow2_runs places = {runs.ranges, runs.entries};
+    if (ret == 0)
+        ret = vd_job_phase(&stream->job, "copy", runs.bytes, 0, err);
+    if (ret == 0)
+        ret = vd_qcow2_stream_head(&create, &places, write_bytes, stream, err);
+    for (size_t i = 0; i < runs.entries && ret == 0; i++)
+        ret = send_range(stream, source, runs.ranges[i], false, err);
+    free(runs.ranges);
+    return ret;
+}
+
+static bool is_qcow2(const char *format)
+{
+    return format && strcmp(format, "qcow2") == 0;
+}
+
+static int check_out(const struct vdisk_convert_options *options, struct vdisk_error *err)
+{
+    const char *format = options->target_format;
+    if (!options->source_entries || options->target)
+        return vd_err_set(err, EINVAL,
+                          "convert options: a stream is the target, and a source is "
+                          "needed");
+    if (format && !is_raw(format) && !is_qcow2(format))
+        return vd_err_set(err, EINVAL,
+                          "the target is a stream: raw and qcow2 are written from start to end; of "
+                          "format %s make a file",
+                          format);
+    if (options->create && !is_qcow2(format))
+        return vd_err_set(err, EINVAL, "a raw disk that goes to a stream has no options");
+    return 0;
+}
+
 int vdisk_convert_to_fd(const struct vdisk_convert_options *options, int fd,
                         struct vdisk_convert_result *result, struct vdisk_error *err)
 {
@@ -344,20 +449,17 @@ int vdisk_convert_to_fd(const struct vdisk_convert_options *options, int fd,
     int ret = check_options(options, fd, 0, err);
     if (ret == 0)
         ret = check_result(result, err);
-    if (ret == 0 && (!options->source_entries || options->target || options->create))
-        ret = vd_err_set(err, EINVAL,
-                         "convert options: a stream is the target, which is not "
-                         "created, and a source is needed");
-    if (ret == 0 && options->target_format && !is_raw(options->target_format))
-        ret = vd_err_set(err, EINVAL,
-                         "the target is a stream: only raw disks are written from start to end; of "
-                         "format %s make a file",
-                         options->target_format);
+    if (ret == 0)
+        ret = check_out(options, err);
     if (ret < 0)
         return ret;
     ret = stream_init(&stream, options, fd, err);
     if (ret == 0)
-        ret = run_out(&stream, &source, err);
+        ret = vd_convert_source_open(&source, options, err);
+    stream.size = source.size;
+    if (ret == 0)
+        ret = is_qcow2(options->target_format) ? send_qcow2(&stream, &source, err)
+                                               : send_raw(&stream, &source, err);
     if (ret == 0)
         (void)vd_job_finish(&stream.job, NULL);
     put_result(&stream, result);

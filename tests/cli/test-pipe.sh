@@ -53,8 +53,24 @@ check 'is filled up with zeros' cmp <(printf 'abc'; head -c 509 /dev/zero) odd
 want 1 'a stream has to be named raw' vdisk convert -O qcow2 - x
 err_has 'format has to be named \(-f raw\)'
 want 1 'no other format from a pipe' vdisk convert -f qcow2 -O raw - x
-want 1 'no other format to a pipe' vdisk convert -O qcow2 disk -
-err_has 'of format qcow2 make a file'
+want 1 'no other format to a pipe' vdisk convert -O qed disk -
+err_has 'of format qed make a file'
+for options in cluster_size=64k cluster_size=512 cluster_size=2M,refcount_bits=1 compat=0.10 \
+    refcount_bits=64,size=1T; do
+    stream() { vdisk convert -f raw -O qcow2 -o "$options" disk - | cat > streamed; }
+    check "qcow2 to a pipe, $options" stream
+    want 0 "qcow2 to a pipe, $options: nothing is wrong" vdisk check -f qcow2 streamed
+    out_has 'No errors were found'
+    check "qcow2 to a pipe, $options: the same disk" vdisk compare -f raw -F qcow2 disk streamed
+done
+check 'qcow2 to a pipe: no larger than it has to be' test "$(stat -c %s streamed)" -lt 4194304
+: > none
+nothing() { vdisk convert -f raw -O qcow2 none - | cat > streamed; }
+check 'qcow2 to a pipe: no disk at all' nothing
+check 'qcow2 to a pipe: and nothing wrong' vdisk check -q -f qcow2 streamed
+want 1 'qcow2 to a pipe: what has to go back' vdisk convert -f raw -O qcow2 \
+    -o preallocation=metadata disk -
+err_has 'with preallocation is not written to a pipe'
 want 1 'compression' vdisk convert -c -f raw -O qcow2 - x
 err_has '^vdisk: convert: -c, '
 want 1 'two sources' vdisk convert -f raw -O raw - disk x

@@ -135,6 +135,15 @@ else
     skip 'shared blocks' 'no XFS can be mounted'
 fi
 
+# --- a pipe: tables first, then data, each in one pass
+random_disk a
+for options in cluster_size=64k cluster_size=512,refcount_bits=1 compat=0.10,cluster_size=2M; do
+    stream() { vdisk convert -f raw -O qcow2 -o "$options" a - | cat > stream.qcow2; }
+    check "qcow2 through a pipe, $options" stream
+    check 'QEMU finds nothing wrong' qemu-img check -q -f qcow2 stream.qcow2
+    check 'QEMU reads the same' qemu-img compare -q -f raw -F qcow2 a stream.qcow2
+done
+
 # --- a block device, which is written in place and need not read as zero
 if [ "$(id -u)" -eq 0 ] && head -c 32M /dev/urandom > disk &&
     device=$(losetup -f --show disk 2> "$work/log"); then
