@@ -291,6 +291,33 @@ static void arguments_are_checked(void **state)
     vd_storage_close(file);
 }
 
+/* A bitmap may be merged into itself, whether its bits have been read or made. */
+static void merging_into_itself_changes_nothing(void **state)
+{
+    (void)state;
+    struct vd_storage *file = new_file(65536);
+    struct vdisk_image *image = open_image(file, VDISK_OPEN_WRITE, NULL);
+    VT_OK(act(image, VDISK_BITMAP_ADD, "b", 0, &vt_err));
+    VT_OK(vdisk_image_pwrite(image, "x", 1, 0, &vt_err));
+    VT_OK(vdisk_image_close(image, &vt_err));
+    const struct vdisk_bitmap_action merges[] = {
+        {.kind = VDISK_BITMAP_MERGE, .name = "b", .source = "b"},
+        {.kind = VDISK_BITMAP_MERGE, .name = "b", .source = "b", .source_image = NULL},
+    };
+    image = open_image(file, VDISK_OPEN_WRITE, NULL);
+    VT_OK(vdisk_bitmap_change(image, merges, 2, &vt_err));
+    struct vdisk_bitmap_action from_image = merges[0];
+    from_image.source_image = image;
+    VT_OK(vdisk_bitmap_change(image, &from_image, 1, &vt_err));
+    assert_true(is_dirty(image, "b", 0));
+    uint64_t dirty;
+    VT_OK(vdisk_bitmap_dirty_bytes(image, "b", &dirty, &vt_err));
+    assert_int_equal(dirty, 65536);
+    VT_OK(vdisk_image_close(image, &vt_err));
+    expect_sound(file, false);
+    vd_storage_close(file);
+}
+
 /* An image that is only read is not changed, and one that nobody wrote to keeps its bitmaps. */
 static void looking_changes_nothing(void **state)
 {
@@ -324,6 +351,7 @@ int main(void)
         cmocka_unit_test(failing_sessions_lose_no_bit),
         cmocka_unit_test(arguments_are_checked),
         cmocka_unit_test(looking_changes_nothing),
+        cmocka_unit_test(merging_into_itself_changes_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -286,8 +286,12 @@ static int merge(struct change *change, const struct vd_bitmap_action *action,
         ret = vd_bitmap_copy(bitmap->bits, &bits, err);
     if (ret < 0)
         return ret;
-    replace_bits(bitmap, bits);
-    return vd_bitmap_merge(bits, source, err);
+    ret = vd_bitmap_merge(bits, source, err); /* which may be those that are replaced */
+    if (ret == 0)
+        replace_bits(bitmap, bits);
+    else
+        vd_bitmap_free(bits);
+    return ret;
 }
 
 static int recover(struct change *change, const struct vd_bitmap_action *action,
