@@ -313,6 +313,28 @@ def test_compressed(rng):
     take_turns(rng, "image", "key", model, "compressed, written to")
 
 
+def test_repair():
+    """Two clusters of the disk in one place, which can be counted once only: one has to move."""
+    OURS.create("image", USUAL, ["refcount_bits=1"], "key", SIZE)
+    OURS.write("image", "key", ["write -P 9 0 128k"])
+    with open("image", "r+b") as file:
+        file.seek(40)
+        file.seek(int.from_bytes(file.read(8), "big"))
+        table = int.from_bytes(file.read(8), "big") & 0x00fffffffffffe00
+        file.seek(table)
+        entry = file.read(8)
+        file.seek(table + 8)
+        file.write(entry)
+    model = bytearray(SIZE)
+    model[:131072] = bytes([9]) * 131072
+    # The second one reads what the first has: noise, unless it is decrypted for where it is.
+    text = run(VDISK, "check", "-r", "all", "image", status=1)
+    if "give the passphrase" not in text:
+        raise Fault(text)
+    run(VDISK, "check", "-r", "all", "--passphrase-file", "key", "image")
+    judge("image", "key", model, "repaired")
+
+
 def test_convert():
     OURS.create("image", USUAL, [], "key", SIZE)
     OURS.write("image", "key", ["write -P 9 1M 300k"])
@@ -356,6 +378,7 @@ def main():
         ("facts", test_facts),
         ("key slots", lambda: test_key_slots(rng)),
         ("refused", test_refused),
+        ("repair", test_repair),
         ("compressed clusters", lambda: test_compressed(rng)),
         ("convert, compare, resize, preallocation", test_convert),
     ]

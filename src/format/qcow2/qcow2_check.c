@@ -427,6 +427,7 @@ static int check_run(struct vd_qcow2_check_run *run, struct vd_qcow2 *qcow2,
 {
     run->file = qcow2->file;
     run->header = &qcow2->header;
+    run->cipher = qcow2->cipher;
     run->geometry = vd_qcow2_header_geometry(run->header);
     run->result = run->check->result;
     run->has_data_file = (run->header->fields.incompatible & VD_QCOW2_DATA_FILE) != 0;

@@ -50,6 +50,7 @@ struct vd_qcow2_old_l1 {
 struct vd_qcow2_check_run {
     struct vd_storage *file;
     struct vd_qcow2_header *header; /* the caller's; a repair changes it */
+    const struct vd_cipher *cipher; /* of guest data; NULL: none, or there is no key */
     struct vd_qcow2_geometry geometry;
     const struct vd_check *check;
     struct vdisk_check_result *result;

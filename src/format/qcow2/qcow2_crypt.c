@@ -87,7 +87,8 @@ int vd_qcow2_crypt_open(struct vd_qcow2 *qcow2, const struct vd_format_options *
     qcow2->crypt = crypt;
     qcow2->format->is_locked = true;
     crypt->info.format = method == VD_QCOW2_CRYPT_LUKS ? "luks" : "aes";
-    if (is_for_check) /* what is in the header does not matter for that */
+    bool has_passphrase = passphrases && passphrases->entries != 0;
+    if (is_for_check && !has_passphrase) /* what is in the LUKS header does not matter for that */
         return 0;
     struct vd_luks_area area = area_of(qcow2->file, &qcow2->header);
     int ret = 0;
@@ -96,7 +97,7 @@ int vd_qcow2_crypt_open(struct vd_qcow2 *qcow2, const struct vd_format_options *
         if (ret == 0)
             describe_luks(crypt);
     }
-    if (ret < 0 || !passphrases || passphrases->entries == 0 || (options->flags & VD_FORMAT_FACTS))
+    if (ret < 0 || !has_passphrase || (options->flags & VD_FORMAT_FACTS))
         return ret;
     ret = method == VD_QCOW2_CRYPT_LUKS ? open_luks(crypt, &area, passphrases, err)
                                         : open_aes(crypt, passphrases, err);

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "format/cipher.h"
 #include "format/qcow2/qcow2_mend.h"
 #include "util/mem.h"
 
@@ -32,6 +33,25 @@ int vd_qcow2_mend_settle(struct vd_qcow2_mending *mending, struct vdisk_error *e
     return vd_storage_flush(mending->run->file, err);
 }
 
+/*
+ * LUKS encrypts by the place in the file: what is in run->block, a cluster of data, is encrypted
+ * for @to instead of @from, or for the first time (@from is @to).
+ */
+static int encrypt_for(struct vd_qcow2_check_run *run, uint64_t from, uint64_t to,
+                       struct vdisk_error *err)
+{
+    size_t bytes = run->geometry.cluster_bytes;
+    if (run->header->fields.crypt_method != VD_QCOW2_CRYPT_LUKS)
+        return 0;
+    if (!run->cipher)
+        return vd_err_set(err, ENOKEY,
+                          "%s: is encrypted by where its data is, and some of it has to be moved: "
+                          "give the passphrase",
+                          vd_storage_name(run->file));
+    int ret = from == to ? 0 : vd_cipher_decrypt(run->cipher, from, run->block, bytes, err);
+    return ret < 0 ? ret : vd_cipher_encrypt(run->cipher, to, run->block, bytes, err);
+}
+
 int vd_qcow2_mend_zeros(struct vd_qcow2_mending *mending, uint64_t *offset, struct vdisk_error *err)
 {
     struct vd_qcow2_check_run *run = mending->run;
@@ -42,7 +62,9 @@ int vd_qcow2_mend_zeros(struct vd_qcow2_mending *mending, uint64_t *offset, stru
             return ret;
         memset(run->block, 0, run->geometry.cluster_bytes);
         run->block_index = UINT64_MAX;
-        ret = vd_storage_pwrite(run->file, run->block, run->geometry.cluster_bytes, place, err);
+        ret = encrypt_for(run, place, place, err);
+        if (ret == 0)
+            ret = vd_storage_pwrite(run->file, run->block, run->geometry.cluster_bytes, place, err);
         if (ret < 0)
             return ret;
         mending->zeros = place;
@@ -97,7 +119,8 @@ static int get(struct vd_qcow2_mending *mending, struct vd_qcow2_copies *copies,
 }
 
 /* Copies the cluster at *offset to a new one. */
-static int copy_cluster(struct vd_qcow2_mending *mending, uint64_t *offset, struct vdisk_error *err)
+static int copy_cluster(struct vd_qcow2_mending *mending, bool is_data, uint64_t *offset,
+                        struct vdisk_error *err)
 {
     struct vd_qcow2_check_run *run = mending->run;
     uint64_t place;
@@ -107,6 +130,8 @@ static int copy_cluster(struct vd_qcow2_mending *mending, uint64_t *offset, stru
         vd_qcow2_check_read(run, *offset, run->block, run->geometry.cluster_bytes, &is_empty, err);
     if (ret == 0)
         ret = vd_qcow2_mend_take(mending, 1, &place, err);
+    if (ret == 0 && is_data)
+        ret = encrypt_for(run, *offset, place, err);
     if (ret == 0)
         ret = vd_storage_pwrite(run->file, run->block, run->geometry.cluster_bytes, place, err);
     if (ret == 0)
@@ -125,7 +150,7 @@ int vd_qcow2_mend_copy(struct vd_qcow2_mending *mending, struct vd_qcow2_copies 
     uint64_t place = copy->to ? copy->to : *offset;
     bool is_full = copy->references && (weight > max || copy->references > max - weight);
     if ((!copy->to && !kept) || is_full) {
-        ret = copy_cluster(mending, &place, err);
+        ret = copy_cluster(mending, copies == &mending->data, &place, err);
         if (ret < 0)
             return ret;
         copy->references = 0;
