@@ -100,6 +100,15 @@ static void make_draft(const char *path)
     poke(path, 32, fields, sizeof(fields));
 }
 
+/* One that has disk.raw as a snapshot, and something else since. */
+static void make_snapshots(struct bench *bench)
+{
+    MUST(bench, "convert", "-f", "raw", "-O", "qcow2", "disk.raw", "snaps.qcow2");
+    MUST(bench, "snapshot", "-c", "one", "snaps.qcow2");
+    MUST(bench, "io", "-c", "write -P 6 64k 100k", "-c", "write -z 0 64k", "snaps.qcow2");
+    MUST(bench, "convert", "-O", "raw", "snaps.qcow2", "snaps.raw");
+}
+
 static void make_chains(struct bench *bench)
 {
     MUST(bench, "convert", "-f", "raw", "-O", "qed", "disk.raw", "disk.qed");
@@ -152,6 +161,7 @@ void vt_fault_make_fixtures(struct bench *bench)
     vt_fault_copy_file("disk.gow1", "work.gow1");
     make_chains(bench);
     make_bitmaps(bench);
+    make_snapshots(bench);
     for (size_t i = 0; i < vt_fault_fixture_entries; i++) {
         char path[64];
         snprintf(path, sizeof(path), "../pristine/%s", vt_fault_fixtures[i]);

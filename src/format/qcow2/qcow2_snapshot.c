@@ -186,8 +186,9 @@ static int refer_tree(struct vd_qcow2_tree *tree, const struct vd_qcow2_tree *bu
 /* S4: the caches have nothing that the file has not, and metadata is known. */
 static int settle(struct vd_qcow2 *qcow2, struct vdisk_error *err)
 {
+    bool has_changes = atomic_load(&qcow2->writer->has_begun);
     int ret = vd_qcow2_begin(qcow2, err);
-    return ret < 0 ? ret : vd_qcow2_flush(qcow2->format, err);
+    return ret == 0 && has_changes ? vd_qcow2_flush(qcow2->format, err) : ret;
 }
 
 static int open_active(struct vd_qcow2 *qcow2, struct vd_qcow2_tree *tree, struct vdisk_error *err)
