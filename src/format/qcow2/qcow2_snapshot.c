@@ -155,9 +155,11 @@ static int end_releases(struct vd_qcow2 *qcow2, struct vdisk_error *err)
     vd_mutex_lock(&qcow2->writer->flush_lock);
     vd_mutex_lock(&qcow2->tables.lock);
     struct vd_qcow2_batch *batch = vd_qcow2_take_releases_locked(qcow2);
+    bool are_left = !batch && qcow2->writer->releases && qcow2->writer->releases->entries;
     vd_mutex_unlock(&qcow2->tables.lock);
     vd_qcow2_releases_ended(qcow2, batch);
-    int ret = vd_qcow2_apply_releases(qcow2, err);
+    int ret = are_left ? vd_err_nomem(err, "a list of clusters that become free")
+                       : vd_qcow2_apply_releases(qcow2, err);
     vd_mutex_unlock(&qcow2->writer->flush_lock);
     return ret;
 }
@@ -311,8 +313,8 @@ static int finish_create(struct vd_qcow2 *qcow2, const struct change *change,
     if (ret == 0)
         ret = swap_meta(qcow2, VD_QCOW2_META_SNAPSHOT_L1, l1, &none, err);
     if (ret == 0)
-        ret = release(qcow2, &change->old, err);
-    return ret == 0 ? end_releases(qcow2, err) : ret;
+        (void)release(qcow2, &change->old, NULL); /* else it is a leak */
+    return ret;
 }
 
 static int create(struct vd_qcow2 *qcow2, const struct vd_new_snapshot *new, struct change *change,
