@@ -5,6 +5,7 @@
 
 #include "cli/cli.h"
 #include "cli/createopt.h"
+#include "cli/encryptopt.h"
 #include "cli/optlist.h"
 #include "cli/output.h"
 #include "cli/snapshots.h"
@@ -70,7 +71,7 @@ static int print_result(const struct vd_cli *cli, const struct vdisk_measure_res
 }
 
 /* @source: NULL for an empty disk of the size in @args. */
-static int measure(const struct vd_cli *cli, struct measure_args *args, struct vdisk_image *source)
+static int measure(struct vd_cli *cli, struct measure_args *args, struct vdisk_image *source)
 {
     struct vdisk_create_options create = {.struct_bytes = sizeof(create)};
     if (source && vd_optlist_take(&args->list, "size")) {
@@ -78,7 +79,10 @@ static int measure(const struct vd_cli *cli, struct measure_args *args, struct v
         return 1;
     }
     create.size = source ? vdisk_image_size(source) : 0;
-    int status = vd_create_options_take(&args->list, args->target_format, args->size_text,
+    struct vdisk_encrypt_options encrypt;
+    int status = vd_encrypt_options_take(cli, &args->list, args->target_format, &encrypt, &create);
+    if (status == VD_CLI_GO)
+        status = vd_create_options_take(&args->list, args->target_format, args->size_text,
                                         source != NULL, &create);
     if (status != VD_CLI_GO)
         return status;

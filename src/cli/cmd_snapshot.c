@@ -5,6 +5,7 @@
 
 #include "cli/cli.h"
 #include "cli/createopt.h"
+#include "cli/encryptopt.h"
 #include "cli/optlist.h"
 #include "cli/output.h"
 #include "cli/snapshots.h"
@@ -27,6 +28,7 @@ static const struct vd_cli_option options[] = {
 struct snapshot_args {
     struct vdisk_snapshot_options options;
     struct vd_optlist list;
+    struct vdisk_encrypt_options encrypt;
     int action; /* l, a, c, d or KEY_EXTERNAL; 0: none yet */
     const char *name;
 };
@@ -61,7 +63,8 @@ static int take(struct vd_cli *cli, void *opaque, int key, const char *value)
 }
 
 /* Takes the options of the overlay. */
-static int take_create(struct snapshot_args *args, struct vdisk_create_options *create)
+static int take_create(struct vd_cli *cli, struct snapshot_args *args,
+                       struct vdisk_create_options *create)
 {
     static const char *const not_to_choose[] = {"size", "backing_file", "backing_fmt"};
     for (size_t i = 0; i < sizeof(not_to_choose) / sizeof(not_to_choose[0]); i++)
@@ -77,6 +80,10 @@ static int take_create(struct snapshot_args *args, struct vdisk_create_options *
     if (!args->list.entry_count)
         return VD_CLI_GO;
     args->options.create = create;
+    int status = vd_encrypt_options_take(cli, &args->list, args->options.target_format,
+                                         &args->encrypt, create);
+    if (status != VD_CLI_GO)
+        return status;
     return vd_create_options_take(&args->list, args->options.target_format, NULL, true, create);
 }
 
@@ -106,7 +113,7 @@ static int snapshot(struct vd_cli *cli, struct snapshot_args *args)
 {
     struct vdisk_create_options create = {.struct_bytes = sizeof(create)};
     struct vdisk_snapshot_options *o = &args->options;
-    int status = take_create(args, &create);
+    int status = take_create(cli, args, &create);
     if (status != VD_CLI_GO)
         return status;
     o->name = cli->operands[0];

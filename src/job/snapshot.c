@@ -173,6 +173,23 @@ static int check_names_stay(const struct handover *handover, struct vdisk_image 
         handover->options->name, named, handover->snapshot);
 }
 
+/* What is written from now on goes to the overlay: it is not left plain by accident. */
+static int check_encryption(const struct handover *handover, struct vdisk_image *image,
+                            struct vdisk_error *err)
+{
+    const struct vdisk_snapshot_options *options = handover->options;
+    struct vd_format_info info;
+    bool is_chosen = options->target_format || (options->create && options->create->encrypt);
+    int ret = vd_format_info(vd_image_format(image), &info, err);
+    if (ret < 0 || !info.encrypt || is_chosen)
+        return ret;
+    return vd_err_set(
+        err, EINVAL,
+        "%s: is encrypted, and the overlay would not be: encrypt it (-O qcow2 -o "
+        "encrypt.format=luks,...), or name its format alone (-O) if it shall be plain",
+        options->name);
+}
+
 static int look_at_image(struct handover *handover, struct vdisk_error *err)
 {
     const struct vdisk_snapshot_options *options = handover->options;
@@ -195,6 +212,8 @@ static int look_at_image(struct handover *handover, struct vdisk_error *err)
                          options->name);
     if (ret == 0)
         ret = check_names_stay(handover, image, err);
+    if (ret == 0)
+        ret = check_encryption(handover, image, err);
     vdisk_image_close(image, NULL); /* read-only: nothing to lose */
     if (ret == 0 && options->target_format) {
         handover->driver = vd_format_find(options->target_format, err);
@@ -239,7 +258,13 @@ static int check_overlay(const struct handover *handover, struct vdisk_error *er
                                       .passphrases = handover->options->passphrases,
                                       .gate = handover->options->gate};
     struct vd_chain_options chain = {.open = &open, .trusts_names = true};
+    const struct vdisk_create_options *create = handover->options->create;
+    struct vdisk_passphrases own = {.struct_bytes = sizeof(own), .entries = 1};
     struct vdisk_image *image;
+    if (create && create->encrypt) {
+        own.list = &create->encrypt->passphrase;
+        chain.top_passphrases = &own;
+    }
     int ret = vd_image_open_chain(vd_new_file_place(&handover->file), &chain, &image, err);
     if (ret < 0)
         return ret;

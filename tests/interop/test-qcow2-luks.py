@@ -313,6 +313,23 @@ def test_compressed(rng):
     take_turns(rng, "image", "key", model, "compressed, written to")
 
 
+def test_external():
+    """An overlay on an encrypted image is not left plain by accident."""
+    OURS.create("image", USUAL, [], "key", SIZE)
+    OURS.write("image", "key", ["write -P 9 1M 300k"])
+    text = run(VDISK, "snapshot", "--external=old", "image", status=1)
+    if "the overlay would not be" not in text or os.path.exists("old"):
+        raise Fault(text)
+    run(VDISK, "snapshot", "--external=old", "-O", "qcow2", *Qemu.words("key"), "-o",
+        "encrypt.format=luks,encrypt.iter-time=10", "image")
+    model = bytearray(SIZE)
+    model[1 << 20:(1 << 20) + 307200] = bytes([9]) * 307200
+    OURS.write("image", "key", ["write -P 8 0 64k"])
+    model[:65536] = bytes([8]) * 65536
+    judge("image", "key", model, "overlay", (True,))
+    ciphertext_only("image", model)
+
+
 def test_repair():
     """Two clusters of the disk in one place, which can be counted once only: one has to move."""
     OURS.create("image", USUAL, ["refcount_bits=1"], "key", SIZE)
@@ -378,6 +395,7 @@ def main():
         ("facts", test_facts),
         ("key slots", lambda: test_key_slots(rng)),
         ("refused", test_refused),
+        ("external snapshot", test_external),
         ("repair", test_repair),
         ("compressed clusters", lambda: test_compressed(rng)),
         ("convert, compare, resize, preallocation", test_convert),
