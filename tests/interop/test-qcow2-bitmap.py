@@ -542,6 +542,14 @@ def odd_images(tests):
             ("entries.qcow2", entry + 8, struct.pack(">I", 0), "0 entries"),
             ("many.qcow2", entry + 8, struct.pack(">I", 0x8000000), "entries")):
         refused(image(name, offset, data), words)
+    # The table is where the L1 table is: it would be written over, or released.
+    l1 = struct.unpack(">Q", whole[40:48])[0]
+    name = image("overlap.qcow2", entry, struct.pack(">Q", l1))
+    for verb in (["bitmap", "--clear", name, "b"], ["io", "-f", "qcow2", "-c", "write 0 512", name]):
+        said = run(tests.vdisk, *verb, code=1)
+        if "L1" not in said and "corrupt" not in said:
+            raise Fault(said)
+    run(tests.vdisk, "io", "-r", "-f", "qcow2", "-c", "read -P 3 1M 64k", name)
     # A bit that says there are bitmaps, and none: the next writer mends it.
     run("qemu-img", "create", "-q", "-f", "qcow2", "bit.qcow2", "8M")
     patch("bit.qcow2", 88, struct.pack(">Q", 1))

@@ -7,6 +7,7 @@
 
 #include "format/bitmaps.h"
 #include "format/qcow2/qcow2_bitmap_state.h"
+#include "format/qcow2/qcow2_write.h"
 #include "util/mem.h"
 
 int vd_qcow2_bitmaps_open(struct vd_qcow2 *qcow2, struct vdisk_error *err)
@@ -123,23 +124,70 @@ static int prepare_to_record(struct vd_qcow2 *qcow2, struct vd_qcow2_bitmap *bit
     return ret;
 }
 
-/* The overlap check knows what bitmaps have in the file. */
-static int tell_places(struct vd_qcow2 *qcow2, struct vdisk_error *err)
+/*
+ * W5: a place that bitmaps have is no other metadata, and nobody else's.  The directory is known
+ * already, as the header leads to it.
+ */
+static int check_place(struct vd_qcow2 *qcow2, uint64_t host, uint64_t clusters,
+                       struct vdisk_error *err)
+{
+    bool is_directory = host == qcow2->header.bitmaps.directory_offset;
+    uint64_t where;
+    vd_mutex_lock(&qcow2->tables.lock);
+    const char *other = vd_qcow2_meta_hit_locked(qcow2, host, clusters, &where);
+    vd_mutex_unlock(&qcow2->tables.lock);
+    if (other && !(is_directory && strcmp(other, VD_QCOW2_META_BITMAPS_NAME) == 0))
+        return vd_qcow2_overlap(qcow2, "bitmaps", other, where, err);
+    int ret = 0;
+    for (uint64_t i = 0; i < clusters && ret == 0; i++) {
+        uint64_t at = host + (i << qcow2->geometry.cluster_bits);
+        uint64_t refcount = 0;
+        ret = vd_qcow2_refcount(qcow2, at, &refcount, err);
+        if (ret == 0 && refcount != 1)
+            ret = vd_err_set(err, EBADMSG,
+                             "the cluster at 0x%" PRIx64 ", which bitmaps have, has refcount "
+                             "%" PRIu64 ": must be 1: run vdisk check -r all",
+                             at, refcount);
+    }
+    return ret;
+}
+
+/* The overlap check knows it from now on. */
+static int tell_place(struct vd_qcow2 *qcow2, uint64_t host, uint64_t clusters,
+                      struct vdisk_error *err)
+{
+    return vd_qcow2_meta_add(qcow2, VD_QCOW2_META_BITMAPS, host, clusters, err);
+}
+
+/* Calls @visit for the directory and each table that are in the file. */
+static int visit_places(struct vd_qcow2 *qcow2,
+                        int (*visit)(struct vd_qcow2 *, uint64_t, uint64_t, struct vdisk_error *),
+                        struct vdisk_error *err)
 {
     const struct vd_qcow2_list *list = &qcow2->dirty->list;
     const struct vd_qcow2_bitmaps_extension *place = &qcow2->header.bitmaps;
     int ret = 0;
-    if (qcow2->dirty->is_trusted)
-        ret = vd_qcow2_meta_add(qcow2, VD_QCOW2_META_BITMAPS, place->directory_offset,
-                                vd_qcow2_clusters(&qcow2->geometry, place->directory_bytes), err);
+    if (qcow2->dirty->is_trusted && place->is_present)
+        ret = visit(qcow2, place->directory_offset,
+                    vd_qcow2_clusters(&qcow2->geometry, place->directory_bytes), err);
     for (size_t i = 0; i < list->count && ret == 0; i++) {
         const struct vd_qcow2_bitmap *bitmap = list->bitmaps[i];
         if (bitmap->is_in_file)
-            ret =
-                vd_qcow2_meta_add(qcow2, VD_QCOW2_META_BITMAPS, bitmap->entry.table_offset,
-                                  vd_qcow2_table_clusters(qcow2, bitmap->entry.table_entries), err);
+            ret = visit(qcow2, bitmap->entry.table_offset,
+                        vd_qcow2_table_clusters(qcow2, bitmap->entry.table_entries), err);
     }
     return ret;
+}
+
+int vd_qcow2_bitmap_list_claim(struct vd_qcow2 *qcow2, struct vdisk_error *err)
+{
+    struct vd_qcow2_dirty *dirty = qcow2->dirty;
+    int ret = vd_qcow2_bitmap_list_load(qcow2, err);
+    if (ret == 0 && !dirty->is_checked) {
+        ret = visit_places(qcow2, check_place, err);
+        dirty->is_checked = ret == 0; /* what is stored later has places of its own */
+    }
+    return ret < 0 ? ret : visit_places(qcow2, tell_place, err);
 }
 
 /* Finds those that record, loads their bits, and marks them in the file: D1. */
@@ -147,9 +195,7 @@ static int begin_recording(struct vd_qcow2 *qcow2, struct vdisk_error *err)
     VD_REQUIRES(qcow2->dirty->lock)
 {
     struct vd_qcow2_dirty *dirty = qcow2->dirty;
-    int ret = vd_qcow2_bitmap_list_load(qcow2, err);
-    if (ret == 0)
-        ret = tell_places(qcow2, err);
+    int ret = vd_qcow2_bitmap_list_claim(qcow2, err);
     if (ret < 0)
         return ret;
     free(dirty->recording);
@@ -259,7 +305,7 @@ static int resize_all(struct vd_qcow2 *qcow2, uint64_t size, struct vdisk_error 
     VD_REQUIRES(qcow2->dirty->lock)
 {
     struct vd_qcow2_dirty *dirty = qcow2->dirty;
-    int ret = vd_qcow2_bitmap_list_load(qcow2, err);
+    int ret = vd_qcow2_bitmap_list_claim(qcow2, err);
     bool has_valid = false;
     for (size_t i = 0; i < dirty->list.count && ret == 0; i++)
         if (dirty->list.bitmaps[i]->is_valid) {

@@ -451,7 +451,7 @@ int vd_qcow2_bitmap_change(struct vd_format *format, const struct vd_bitmap_acti
     if (ret < 0)
         return ret;
     vd_mutex_lock(&qcow2->dirty->lock);
-    ret = vd_qcow2_bitmap_list_load(qcow2, err);
+    ret = vd_qcow2_bitmap_list_claim(qcow2, err);
     vd_mutex_unlock(&qcow2->dirty->lock);
     if (ret == 0)
         ret = vd_qcow2_bitmaps_store(qcow2, err); /* what was recorded so far */

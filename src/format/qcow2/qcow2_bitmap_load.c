@@ -87,7 +87,11 @@ int vd_qcow2_bitmap_list_load(struct vd_qcow2 *qcow2, struct vdisk_error *err)
             ret = make_list(qcow2, &dir, is_trusted, &list, &inner);
         /* D4: what nobody trusts may have been written over by now. */
         bool is_gone = !is_trusted && (inner.code == EBADMSG || inner.code == ENOTSUP);
-        ret = is_gone || ret == 0 ? 0 : vd_err_copy(err, &inner);
+        if (ret == -EBADMSG && !is_gone)
+            ret =
+                vd_err_set(err, EBADMSG, "%s: vdisk check -r all mends or drops it", inner.message);
+        else
+            ret = is_gone || ret == 0 ? 0 : vd_err_copy(err, &inner);
     }
     vd_qcow2_bitmap_dir_free(&dir);
     if (ret < 0)

@@ -54,6 +54,7 @@ struct vd_qcow2_dirty {
     /* Under lock; what is in the list changes only while no other call runs. */
     bool is_loaded;
     bool is_trusted; /* D4: the autoclear bit is set */
+    bool is_checked; /* the places that they had are theirs alone */
     struct vd_qcow2_list list;
 
     /* The list of those that record, while state is RECORDING. */
@@ -76,6 +77,13 @@ void vd_qcow2_list_free(struct vd_qcow2 *qcow2, struct vd_qcow2_list *list);
 
 /* NULL: there is none. */
 struct vd_qcow2_bitmap *vd_qcow2_list_find(const struct vd_qcow2_list *list, const char *name);
+
+/*
+ * The directory, if it has not been read yet, before anything of bitmaps is changed: are the places
+ * theirs?  Then the overlap check knows them.  The session has begun.
+ */
+int vd_qcow2_bitmap_list_claim(struct vd_qcow2 *qcow2, struct vdisk_error *err)
+    VD_REQUIRES(qcow2->dirty->lock);
 
 /* Table entries that the bitmap has for a disk of @size bytes; -EFBIG: too many, in words. */
 int vd_qcow2_bitmap_count_pieces(const struct vd_qcow2 *qcow2, const char *name,

@@ -19,7 +19,7 @@ static const char *const kind_names[] = {
     [VD_QCOW2_META_REFCOUNT_BLOCK] = "a refcount block",
     [VD_QCOW2_META_SNAPSHOTS] = "the snapshot table",
     [VD_QCOW2_META_SNAPSHOT_L1] = "the L1 table of a snapshot",
-    [VD_QCOW2_META_BITMAPS] = "the bitmap directory",
+    [VD_QCOW2_META_BITMAPS] = VD_QCOW2_META_BITMAPS_NAME,
     [VD_QCOW2_META_CRYPTO] = "the encryption header",
 };
 

@@ -91,6 +91,9 @@ void vd_qcow2_writer_forget(struct vd_qcow2 *qcow2);
 
 /* ---- qcow2_meta.c ---- */
 
+/* What a hit on VD_QCOW2_META_BITMAPS is called. */
+#define VD_QCOW2_META_BITMAPS_NAME "the bitmap directory or a table of it"
+
 /* From the header, L1 and refcount table. */
 int vd_qcow2_meta_build(struct vd_qcow2 *qcow2, struct vdisk_error *err);
 void vd_qcow2_meta_free(struct vd_qcow2_meta *meta);
