@@ -187,6 +187,30 @@ const struct command vt_fault_commands[] = {
      .restored = {"top.qed"},
      .target = "top.qed",
      .proof = {"io", "-f", "qed", "-r", "-c", "read -P 9 256k 1k", "top.qed"}},
+    {.name = "io qcow2",
+     .argv = {"io", "-f", "qcow2", "-c", "write -P 7 1k 100k", "-c", "write -z 500k 100k", "-c",
+              "flush", "-c", "discard 64k 64k", "-c", "write -P 8 300k 50k", "over.qcow2"},
+     .restored = {"over.qcow2"},
+     .target = "over.qcow2",
+     .proof = {"io", "-f", "qcow2", "-r", "-c", "read -P 7 1k 63k", "-c", "read -P 0 500k 100k",
+               "-c", "read -P 8 300k 50k", "over.qcow2"}},
+    {.name = "resize qcow2",
+     .argv = {"resize", "-q", "-f", "qcow2", "over.qcow2", "+192M"},
+     .restored = {"over.qcow2"},
+     .target = "over.qcow2",
+     ALWAYS("-f", "raw", "-F", "qcow2", "overq.raw", "over.qcow2")},
+    {.name = "shrink qcow2",
+     .argv = {"resize", "-q", "--shrink", "-f", "qcow2", "over.qcow2", "300k"},
+     .restored = {"over.qcow2"},
+     .target = "over.qcow2",
+     .proof = {"io", "-f", "qcow2", "-r", "-c", "read -P 6 10k 90k", "over.qcow2"}},
+    {.name = "convert to qcow2",
+     .argv = {"convert", "-f", "qed", "-O", "qcow2", "-o", "cluster_size=512", "top.qed",
+              "out.qcow2"},
+     .removed = {"out.qcow2"},
+     .target = "out.qcow2",
+     PROOF("-f", "raw", "-F", "qcow2", "top.raw", "out.qcow2"),
+     .resumes = true},
     {.name = "resize add-cow",
      .argv = {"resize", "-q", "-f", "add-cow", "cow", "+192k"},
      .restored = {"cow", "cow.data"},
@@ -309,7 +333,8 @@ const struct command vt_fault_commands[] = {
 const size_t vt_fault_command_entries = sizeof(vt_fault_commands) / sizeof(vt_fault_commands[0]);
 
 const char *const vt_fault_fixtures[] = {
-    "disk.raw",  "disk.gow1", "work.gow1", "master.gow3", "replica.gow3", "disk.qed", "mid.qed",
-    "top.qed",   "top.raw",   "over.qed",  "over.raw",    "cow",          "cow.data", "cow.raw",
-    "leaky.qed", "draft.qed", "bm.qcow2",  "bm.raw",      "snaps.qcow2",  "snaps.raw"};
+    "disk.raw",    "disk.gow1", "work.gow1",  "master.gow3", "replica.gow3", "disk.qed",
+    "mid.qed",     "top.qed",   "top.raw",    "over.qed",    "over.raw",     "cow",
+    "cow.data",    "cow.raw",   "leaky.qed",  "draft.qed",   "bm.qcow2",     "bm.raw",
+    "snaps.qcow2", "snaps.raw", "over.qcow2", "overq.raw"};
 const size_t vt_fault_fixture_entries = sizeof(vt_fault_fixtures) / sizeof(vt_fault_fixtures[0]);

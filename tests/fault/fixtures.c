@@ -143,6 +143,16 @@ static void make_bitmaps(struct bench *bench)
     MUST(bench, "convert", "-f", "qcow2", "-O", "raw", "bm.qcow2", "bm.raw");
 }
 
+/* With small clusters, so that there are many tables. */
+static void make_qcow2(struct bench *bench)
+{
+    MUST(bench, "create", "-q", "-f", "qcow2", "-b", "disk.raw", "-F", "raw", "-o",
+         "cluster_size=1k,refcount_bits=64", "over.qcow2");
+    MUST(bench, "io", "-f", "qcow2", "-c", "write -P 6 10k 90k", "-c", "write -P 5 767k 1k",
+         "over.qcow2");
+    MUST(bench, "convert", "-f", "qcow2", "-O", "raw", "over.qcow2", "overq.raw");
+}
+
 void vt_fault_make_fixtures(struct bench *bench)
 {
     const char *base = getenv("TMPDIR");
@@ -162,6 +172,7 @@ void vt_fault_make_fixtures(struct bench *bench)
     make_chains(bench);
     make_bitmaps(bench);
     make_snapshots(bench);
+    make_qcow2(bench);
     for (size_t i = 0; i < vt_fault_fixture_entries; i++) {
         char path[64];
         snprintf(path, sizeof(path), "../pristine/%s", vt_fault_fixtures[i]);

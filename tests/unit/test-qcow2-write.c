@@ -344,6 +344,22 @@ static void test_behind_the_end(void **state)
     writer_destroy(&writer);
 }
 
+/* Who opens an image to check it does not write to it. */
+static void test_opened_for_check(void **state)
+{
+    (void)state;
+    struct writer writer;
+    struct vd_mapping mapping;
+    writer_create(&writer, &(struct q2_shape){.size = MIB});
+    q2_add_data(&writer.image, 0, 1);
+    writer_open(&writer, VD_FORMAT_WRITE | VD_FORMAT_CHECK);
+    assert_int_equal(fill(&writer, 0, 512, 2), -EINVAL);
+    VT_FAILS(EINVAL, vd_format_map_zero(writer.format, vd_range(0, 65536), 0, &mapping, &vt_err));
+    flush(&writer);
+    assert_int_equal(vt_trace_count(writer.file, VT_WRITE), 0);
+    writer_destroy(&writer);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -353,7 +369,7 @@ int main(void)
         cmocka_unit_test(test_free_metadata),  cmocka_unit_test(test_autoclear),
         cmocka_unit_test(test_full_disk),      cmocka_unit_test(test_fixed_length),
         cmocka_unit_test(test_reuse),          cmocka_unit_test(test_refcount_table_grows),
-        cmocka_unit_test(test_behind_the_end),
+        cmocka_unit_test(test_behind_the_end), cmocka_unit_test(test_opened_for_check),
     };
     cmocka_set_message_output(CM_OUTPUT_TAP);
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -19,8 +19,8 @@ static void get_refcounts(uint32_t order, const uint8_t *block, uint64_t first, 
         uint32_t bits = 1u << order;
         uint32_t a_byte = 8 / bits;
         for (uint32_t i = 0; i < count; i++)
-            values[i] =
-                (block[(first + i) / a_byte] >> ((first + i) % a_byte * bits)) & ((1u << bits) - 1);
+            values[i] = ((unsigned)block[(first + i) / a_byte] >> ((first + i) % a_byte * bits)) &
+                        ((1u << bits) - 1);
         return;
     }
     uint32_t bytes = 1u << (order - 3);

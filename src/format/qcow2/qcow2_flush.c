@@ -222,6 +222,8 @@ int vd_qcow2_flush_refs_alone(struct vd_qcow2 *qcow2, struct vdisk_error *err)
 int vd_qcow2_flush(struct vd_format *format, struct vdisk_error *err)
 {
     struct vd_qcow2 *qcow2 = format->state;
+    if (!qcow2->writer) /* opened to be checked */
+        return vd_storage_flush(qcow2->file, err);
     vd_mutex_lock(&qcow2->writer->flush_lock);
     int ret = flush_alone(qcow2, err);
     vd_mutex_unlock(&qcow2->writer->flush_lock);

@@ -166,6 +166,9 @@ int vd_qcow2_begin(struct vd_qcow2 *qcow2, struct vdisk_error *err)
 {
     struct vd_qcow2_writer *writer = qcow2->writer;
     int ret = 0;
+    if (!writer)
+        return vd_err_set(err, EINVAL, "%s: was opened to be checked, not to be written",
+                          vd_storage_name(qcow2->file));
     if (atomic_load(&writer->has_begun))
         return 0;
     vd_mutex_lock(&qcow2->writer->session_lock);
