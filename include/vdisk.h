@@ -788,7 +788,9 @@ enum vdisk_repair {
     VDISK_REPAIR_NONE = 0, /**< only look */
     VDISK_REPAIR_LEAKS,    /**< give back space that nothing refers to */
     VDISK_REPAIR_ALL       /**< that, and contradictions in the metadata; where QED had any, leaked
-                                clusters are left for the next repair */
+                                clusters are left for the next repair; in qcow2, bitmaps become
+                                inconsistent and snapshots are dropped where their tables, or the
+                                disk, can not be trusted */
 };
 
 /**

@@ -12,7 +12,8 @@ end.  For each of them:
   * the JSON of both checks is the same, number by number, and the exit status too, but for the
     reasons in EXPECTED;
   * vdisk check -r all mends everything: neither tool finds anything after it;
-  * what qemu-img could read before, of the disk and of its snapshots, reads the same after;
+  * what qemu-img could read before, of the disk and of its snapshots, reads the same after, but
+    for snapshots whose L1 table is nowhere, which are dropped;
   * a second repair changes nothing.
 
 VD_QCOW2_DAMAGES (160) is the count of images, VD_TEST_SEED the seed of the first.
@@ -397,7 +398,8 @@ def judge(ours, seed, base, tally):
         return "%s: not mended\nrepair: %s\nours: %s\nQEMU: %s" % (story, mended, again, peers)
     after = content("image", names)
     for name, old, new in zip(["the disk"] + names, before, after):
-        if old is not None and old != new:
+        is_dropped = name != "the disk" and new is None and "dropped" in mended[2]
+        if old is not None and old != new and not is_dropped:
             return "%s: the content of %s is not the same\nrepair: %s" % (story, name, mended)
     with open("image", "rb") as file:
         bytes_before = file.read()

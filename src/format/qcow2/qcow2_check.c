@@ -404,7 +404,7 @@ static int change_width(struct vd_qcow2_check_run *run, struct vdisk_error *err)
         return vd_err_set(err, EBADMSG, "its metadata is not sound: run vdisk check -r all");
     run->skips_refcounts = true;
     if (ret == 0)
-        ret = look(run, err);
+        ret = look_quietly(run, err);
     if (ret < 0)
         return ret;
     run->geometry = vd_qcow2_geometry_of(fields->cluster_bits, *run->new_order,

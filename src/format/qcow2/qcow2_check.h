@@ -146,6 +146,10 @@ bool vd_qcow2_check_has_bitmaps(const struct vd_qcow2_check_run *run);
 int vd_qcow2_check_read_directory(struct vd_qcow2_check_run *run, struct vd_qcow2_bitmap_dir *dir,
                                   struct vdisk_error *err);
 
+/* Is this how long the table of a bitmap has to be? */
+bool vd_qcow2_check_bitmap_length(const struct vd_qcow2_check_run *run, uint32_t flags,
+                                  uint32_t granularity_bits, uint32_t table_entries);
+
 /* References of bitmaps. */
 int vd_qcow2_check_bitmaps(struct vd_qcow2_check_run *run, struct vdisk_error *err);
 

@@ -33,6 +33,16 @@ static int look_at_pieces(struct vd_qcow2_check_run *run, const struct vd_qcow2_
     return ret;
 }
 
+bool vd_qcow2_check_bitmap_length(const struct vd_qcow2_check_run *run, uint32_t flags,
+                                  uint32_t granularity_bits, uint32_t table_entries)
+{
+    /* Of one in use it may be what it was before a resize. */
+    return (flags & VD_QCOW2_BITMAP_IN_USE) ||
+           table_entries == vd_qcow2_bitmap_table_entries(run->header->fields.size,
+                                                          granularity_bits,
+                                                          run->geometry.cluster_bits);
+}
+
 static int look_at_bitmap(struct vd_qcow2_check_run *run, const struct vd_qcow2_bitmap_entry *entry,
                           struct vdisk_error *err)
 {
@@ -50,6 +60,14 @@ static int look_at_bitmap(struct vd_qcow2_check_run *run, const struct vd_qcow2_
     }
     if (vd_qcow2_check_is_behind(run, entry->table_offset, bytes))
         run->bad_bitmaps = true;
+    if (!vd_qcow2_check_bitmap_length(run, entry->flags, entry->granularity_bits,
+                                      entry->table_entries)) {
+        run->bad_bitmaps = true;
+        vd_qcow2_check_corruption(run, 1,
+                                  "bitmap '%s': a table of %" PRIu32
+                                  " entries is not of a disk of %" PRIu64 " bytes",
+                                  entry->name, entry->table_entries, run->header->fields.size);
+    }
     int ret = vd_qcow2_check_refer_meta(run, vd_range(entry->table_offset, bytes), 1,
                                         "table of a bitmap", err);
     for (uint64_t first = 0; first < entry->table_entries && ret == 0;
@@ -73,10 +91,11 @@ int vd_qcow2_check_read_directory(struct vd_qcow2_check_run *run, struct vd_qcow
     int ret = vd_qcow2_bitmap_dir_check_place(extension, run->geometry.cluster_bits, err);
     if (ret < 0)
         return ret;
-    if (vd_qcow2_check_is_behind(run, extension->directory_offset, extension->directory_bytes))
+    if (!vd_range_is_within(vd_range(extension->directory_offset, extension->directory_bytes),
+                            run->file_bytes))
         return vd_err_set(err, EBADMSG,
                           "bitmap directory: %" PRIu64 " bytes at offset %" PRIu64
-                          ": behind the end of the file",
+                          ": not whole in the file",
                           extension->directory_bytes, extension->directory_offset);
     CLEANUP_FREE uint8_t *bytes = vd_alloc_io((size_t)extension->directory_bytes);
     if (!bytes)

@@ -89,6 +89,9 @@ static int judge(struct vd_qcow2_check_run *run, struct vd_qcow2_bitmap_dir *dir
         int ret = walk_table(run, entry, false, &has_wrong, err);
         if (ret < 0)
             return ret;
+        has_wrong =
+            has_wrong || !vd_qcow2_check_bitmap_length(run, entry->flags, entry->granularity_bits,
+                                                       entry->table_entries);
         if ((has_wrong || run->bad_entries) && !(entry->flags & VD_QCOW2_BITMAP_IN_USE)) {
             vd_qcow2_check_tell(run, "bitmap '%s': inconsistent from now on", entry->name);
             entry->flags |= VD_QCOW2_BITMAP_IN_USE;
