@@ -1424,6 +1424,68 @@ VDISK_PUBLIC VDISK_MUST_CHECK int vdisk_flatten(const struct vdisk_flatten_optio
                                                 struct vdisk_error *err);
 
 /**
+ * struct vdisk_compact_options - which image is compacted; zero means the default
+ * @struct_bytes: sizeof(struct vdisk_compact_options)
+ * @flags:        zero
+ * @open_flags:   for opening the image: VDISK_OPEN_DIRECT, _SYNC, _UNSAFE
+ * @name:         of the image
+ * @format:       its format, or NULL to look
+ * @passphrases:  for encrypted images, or NULL
+ * @gate:         which data file the image may name, or NULL for none
+ * @progress:     called now and then, or NULL; the phase is "compact", and its bytes are parts of
+ *                the disk
+ * @opaque:       for @progress
+ */
+struct vdisk_compact_options {
+    size_t struct_bytes;
+    uint32_t flags;
+    uint32_t open_flags;
+    const char *name;
+    const char *format;
+    const struct vdisk_passphrases *passphrases;
+    const struct vdisk_gate *gate;
+    vdisk_progress_fn progress;
+    void *opaque;
+};
+
+/**
+ * struct vdisk_compact_result - what was done
+ * @struct_bytes:    [in] sizeof(struct vdisk_compact_result)
+ * @moved_bytes:     copied to another place in the file
+ * @old_file_bytes, @file_bytes: length of the file before and after
+ * @old_allocated_bytes, @allocated_bytes: space that it took, and takes
+ */
+struct vdisk_compact_result {
+    size_t struct_bytes;
+    uint64_t moved_bytes;
+    uint64_t old_file_bytes;
+    uint64_t file_bytes;
+    uint64_t old_allocated_bytes;
+    uint64_t allocated_bytes;
+};
+
+/**
+ * vdisk_compact() - give back the space that an image does not use, within its own file
+ * @options: which, and how
+ * @result:  [in, out, may be NULL] struct_bytes set by the caller; filled in on failure as well
+ * @err:     [out, may be NULL] the story
+ *
+ * Clusters move from the end of the file to free places at its start, and the end is cut off; free
+ * space that is left takes none in the file system.  The disk reads the same at any instant: if
+ * this fails, is cancelled or killed, it can be done again, and what was done stays done.  What has
+ * more than one reference (snapshots), compressed clusters, and tables of snapshots and bitmaps
+ * stay where they are.
+ *
+ * Return: 0: complete, and durable unless VDISK_OPEN_UNSAFE; -EINVAL: options; -ENOTSUP: the format
+ * has no free space within its files; -ECANCELED; -EAGAIN: locked by another process; -EACCES: an
+ * encrypted image without its passphrase; -EBADMSG: it is not sound; -ENOSPC, -EIO, ...: the
+ * message names the file.
+ */
+VDISK_PUBLIC VDISK_MUST_CHECK int vdisk_compact(const struct vdisk_compact_options *options,
+                                                struct vdisk_compact_result *result,
+                                                struct vdisk_error *err);
+
+/**
  * struct vdisk_snapshot_options - what an external snapshot is made of; zero means the default
  * @struct_bytes: sizeof(struct vdisk_snapshot_options)
  * @reserved:     zero

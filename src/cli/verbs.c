@@ -11,6 +11,7 @@ static const struct vd_cli_verb *const verbs[] = {
     &vd_cmd_bitmap,
     &vd_cmd_check,
     &vd_cmd_commit,
+    &vd_cmd_compact,
     &vd_cmd_compare,
     &vd_cmd_convert,
     &vd_cmd_create,

@@ -10,6 +10,7 @@ extern const struct vd_cli_verb vd_cmd_bench;
 extern const struct vd_cli_verb vd_cmd_bitmap;
 extern const struct vd_cli_verb vd_cmd_check;
 extern const struct vd_cli_verb vd_cmd_commit;
+extern const struct vd_cli_verb vd_cmd_compact;
 extern const struct vd_cli_verb vd_cmd_compare;
 extern const struct vd_cli_verb vd_cmd_convert;
 extern const struct vd_cli_verb vd_cmd_create;

@@ -64,6 +64,9 @@ struct vd_format_driver {
     /* NULL: -ENOTSUP */
     int (*amend)(const struct vd_format_driver *driver, struct vd_storage *file,
                  const struct vdisk_amend_options *options, struct vdisk_error *err);
+    /* NULL: -ENOTSUP */
+    int (*compact)(struct vd_format *format, const struct vd_compact *compact,
+                   struct vdisk_error *err);
     /* NULL: nothing to check */
     int (*check)(struct vd_format *format, const struct vd_check *check, struct vdisk_error *err);
     const struct vd_snapshot_driver *snapshots; /* NULL: it has none within its images */

@@ -427,6 +427,20 @@ int vd_format_empty(struct vd_format *format, struct vdisk_error *err)
     return vd_format_settle(format, ret, &inner, err);
 }
 
+int vd_format_compact(struct vd_format *format, const struct vd_compact *compact,
+                      struct vdisk_error *err)
+{
+    struct vdisk_error inner = {0};
+    if (!format->driver->compact)
+        return vd_err_set(err, ENOTSUP, "%s: images of format %s can not be compacted",
+                          vd_storage_name(format->file), format->driver->name);
+    int ret = vd_format_check_change(format, err);
+    if (ret < 0)
+        return ret;
+    ret = format->driver->compact(format, compact, &inner);
+    return vd_format_settle(format, ret, &inner, err);
+}
+
 int vd_format_amend(const struct vd_format_driver *driver, struct vd_storage *file,
                     const struct vdisk_amend_options *options, struct vdisk_error *err)
 {

@@ -263,6 +263,22 @@ int vd_format_empty(struct vd_format *format, struct vdisk_error *err);
 int vd_format_amend(const struct vd_format_driver *driver, struct vd_storage *file,
                     const struct vdisk_amend_options *options, struct vdisk_error *err);
 
+/* Told of parts that are done; a negative answer, with @err set, ends the work. */
+struct vd_compact {
+    int (*progress)(void *opaque, uint64_t done, uint64_t total, struct vdisk_error *err);
+    void *opaque;
+    struct vdisk_compact_result *result; /* ->moved_bytes is counted */
+};
+
+/*
+ * Moves what is in use to the start of the file, and gives back the space of the rest.  No other
+ * call runs.  To be called twice: on an image open for writing, and, after a close, on one open for
+ * VD_FORMAT_CHECK and writing, for what can be moved only while nothing else is going on.  Each is
+ * durable.  -ENOTSUP: the format has no free space within its files.
+ */
+int vd_format_compact(struct vd_format *format, const struct vd_compact *compact,
+                      struct vdisk_error *err);
+
 struct vd_check {
     enum vdisk_repair repair;
     vdisk_report_fn report; /* may be NULL: use vd_check_report() */

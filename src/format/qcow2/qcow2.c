@@ -218,6 +218,7 @@ const struct vd_format_driver vd_qcow2_driver = {
     .set_backing = vd_qcow2_set_backing,
     .empty = vd_qcow2_empty,
     .amend = vd_qcow2_amend,
+    .compact = vd_qcow2_compact,
     .check = vd_qcow2_check,
     .snapshots = &vd_qcow2_snapshot_driver,
     .bitmaps = &vd_qcow2_bitmap_driver,

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Where new clusters of a qcow2 image come from. */
+#include <assert.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -412,6 +413,18 @@ int vd_qcow2_make_table(struct vd_qcow2 *qcow2, uint64_t guest, struct vdisk_err
             break;
         ret = vd_qcow2_grow_refcounts(qcow2, seen, 1, err);
     }
+    return ret;
+}
+
+int vd_qcow2_move_table(struct vd_qcow2 *qcow2, uint64_t index, struct vdisk_error *err)
+{
+    uint64_t value;
+    vd_mutex_lock(&qcow2->writer->alloc_lock);
+    int ret = get_l1(qcow2, index, &value, err);
+    assert(ret < 0 || (value & VD_QCOW2_ENTRY_COPIED));
+    if (ret == 0)
+        ret = make_table_alone(qcow2, index, value & VD_QCOW2_ENTRY_OFFSET, err);
+    vd_mutex_unlock(&qcow2->writer->alloc_lock);
     return ret;
 }
 

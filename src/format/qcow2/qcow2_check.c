@@ -383,6 +383,90 @@ static int check_all(struct vd_qcow2_check_run *run, enum vdisk_repair repair,
     return ret < 0 ? ret : end_repair(run, repair, err);
 }
 
+/* So many clusters would new refcounts take, at most, for what is before cluster @end. */
+static uint64_t refcounts_most(const struct vd_qcow2_check_run *run, uint64_t end)
+{
+    uint64_t most = 0;
+    for (uint64_t last = UINT64_MAX; most != last;) {
+        uint64_t blocks = (end + most) / run->geometry.block_entries + 3;
+        last = most;
+        most = blocks + vd_qcow2_clusters(&run->geometry, blocks * sizeof(struct be64)) + 1;
+    }
+    return most;
+}
+
+/* The first @wanted free clusters that follow each other before @end; 0: none. */
+static uint64_t find_gap(const struct vd_qcow2_check_run *run, uint64_t wanted, uint64_t end)
+{
+    uint64_t length = 0;
+    for (uint64_t i = 1; i < end && i < run->counts.clusters; i++) {
+        length = vd_qcow2_counts_get(&run->counts, i) ? 0 : length + 1;
+        if (length == wanted)
+            return i + 1 - wanted;
+    }
+    return 0;
+}
+
+/* The end of what has references, which refcounts have too if they were counted. */
+static uint64_t end_of_references(const struct vd_qcow2_check_run *run)
+{
+    uint64_t end = vd_min(vd_max(run->end, run->clusters), run->counts.clusters);
+    while (end > 1 && vd_qcow2_counts_get(&run->counts, end - 1) == 0)
+        end--;
+    return end;
+}
+
+static int look_at_sound(struct vd_qcow2_check_run *run, struct vdisk_error *err)
+{
+    int ret = look(run, err);
+    if (ret == 0 && (run->result->corruptions || run->result->check_errors))
+        return vd_err_set(err, EBADMSG, "its metadata is not sound: run vdisk check -r all");
+    return ret;
+}
+
+/* Behind the last cluster in use the file ends. */
+static int cut_off(struct vd_qcow2_check_run *run, struct vdisk_error *err)
+{
+    int ret = look_at_sound(run, err);
+    uint64_t bytes = end_of_references(run) << run->geometry.cluster_bits;
+    if (ret < 0 || bytes >= run->file_bytes ||
+        !(vd_storage_caps(run->file) & VD_STORAGE_CAN_RESIZE))
+        return ret;
+    ret = vd_storage_resize(run->file, bytes, err);
+    return ret < 0 ? ret : vd_storage_flush(run->file, err);
+}
+
+/* Counts what leads to all but refcounts, into run->counts. */
+static int look_without_refcounts(struct vd_qcow2_check_run *run, struct vdisk_error *err)
+{
+    run->skips_refcounts = true;
+    int ret = look(run, err);
+    run->skips_refcounts = false;
+    return ret;
+}
+
+static int move_refcounts(struct vd_qcow2_check_run *run, struct vdisk_error *err)
+{
+    int ret = look_without_refcounts(run, err);
+    if (ret < 0)
+        return ret;
+    uint64_t others_end = end_of_references(run);
+    uint64_t wanted = refcounts_most(run, others_end);
+    ret = look_at_sound(run, err);
+    if (ret < 0)
+        return ret;
+    uint64_t end = end_of_references(run);
+    uint64_t place = find_gap(run, wanted, end);
+    /* Worth it only if nothing else keeps the end of the file in use. */
+    if (place != 0 && vd_max(others_end, place + wanted) < end) {
+        ret = look_without_refcounts(run, err);
+        run->new_place = place;
+        if (ret == 0)
+            ret = vd_qcow2_rebuild(run, err);
+    }
+    return ret < 0 ? ret : cut_off(run, err);
+}
+
 /* The most references that any cluster has. */
 static uint64_t most_references(const struct vd_qcow2_counts *counts)
 {
@@ -399,9 +483,7 @@ static int change_width(struct vd_qcow2_check_run *run, struct vdisk_error *err)
 {
     struct vd_qcow2_fields *fields = &run->header->fields;
     uint32_t old = fields->refcount_order;
-    int ret = look(run, err);
-    if (ret == 0 && (run->result->corruptions || run->result->check_errors))
-        return vd_err_set(err, EBADMSG, "its metadata is not sound: run vdisk check -r all");
+    int ret = look_at_sound(run, err);
     run->skips_refcounts = true;
     if (ret == 0)
         ret = look_quietly(run, err);
@@ -440,7 +522,9 @@ static int check_run(struct vd_qcow2_check_run *run, struct vd_qcow2 *qcow2,
     run->table = table;
     run->block = block;
     run->l1 = l1;
-    int ret = run->new_order ? change_width(run, err) : check_all(run, repair, err);
+    int ret = run->new_order         ? change_width(run, err)
+              : run->moves_refcounts ? move_refcounts(run, err)
+                                     : check_all(run, repair, err);
     end_look(run);
     if (repair != VDISK_REPAIR_NONE) {
         qcow2->l1_offset = qcow2->header.fields.l1_offset;
@@ -462,6 +546,14 @@ int vd_qcow2_change_refcounts(struct vd_qcow2 *qcow2, uint32_t order, struct vdi
     struct vdisk_check_result result = {.struct_bytes = sizeof(result)};
     const struct vd_check check = {.repair = VDISK_REPAIR_NONE, .result = &result};
     struct vd_qcow2_check_run run = {.check = &check, .new_order = &order};
+    return check_run(&run, qcow2, VDISK_REPAIR_NONE, err);
+}
+
+int vd_qcow2_move_refcounts(struct vd_qcow2 *qcow2, struct vdisk_error *err)
+{
+    struct vdisk_check_result result = {.struct_bytes = sizeof(result)};
+    const struct vd_check check = {.repair = VDISK_REPAIR_NONE, .result = &result};
+    struct vd_qcow2_check_run run = {.check = &check, .moves_refcounts = true};
     return check_run(&run, qcow2, VDISK_REPAIR_NONE, err);
 }
 

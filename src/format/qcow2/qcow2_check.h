@@ -59,6 +59,8 @@ struct vd_qcow2_check_run {
     uint64_t counts_bytes_max;
     bool refcounts_only;       /* and COPIED bits: all else is left to who asks for it */
     bool was_dirty;            /* before the repair */
+    uint64_t new_place;        /* of refcounts that are made anew: first cluster; 0: to be chosen */
+    bool moves_refcounts;      /* the work is to bring them nearer to the start */
     const uint32_t *new_order; /* NULL, or the work is to give refcounts this width */
 
     /* Of one look at all. */

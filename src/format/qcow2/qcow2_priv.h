@@ -232,7 +232,18 @@ int vd_qcow2_measure(const struct vd_format_driver *driver,
 int vd_qcow2_amend(const struct vd_format_driver *driver, struct vd_storage *file,
                    const struct vdisk_amend_options *options, struct vdisk_error *err);
 
+/* ---- qcow2_compact.c ---- */
+
+int vd_qcow2_compact(struct vd_format *format, const struct vd_compact *compact,
+                     struct vdisk_error *err);
+
 /* ---- qcow2_check.c ---- */
+
+/*
+ * Refcounts in free places nearer to the start of the file, if they lie behind all else; the end
+ * that nothing uses is cut off.  Of a sound image (or -EBADMSG) that is closed afterwards.
+ */
+int vd_qcow2_move_refcounts(struct vd_qcow2 *qcow2, struct vdisk_error *err);
 
 /*
  * New refcounts, 1 << @order bits wide, in new places, and a header that leads to them.  The image

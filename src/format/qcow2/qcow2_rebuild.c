@@ -180,7 +180,7 @@ int vd_qcow2_rebuild(struct vd_qcow2_check_run *run, struct vdisk_error *err)
         .run = run,
         .blocks_max = VD_QCOW2_REFCOUNT_TABLE_BYTES_MAX / sizeof(struct be64),
     };
-    rebuild.first = choose_place(&rebuild);
+    rebuild.first = run->new_place ? run->new_place : choose_place(&rebuild);
     int ret = build(&rebuild, err);
     vd_bits_free(&rebuild.blocks);
     free(rebuild.table);

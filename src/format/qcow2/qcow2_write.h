@@ -173,6 +173,10 @@ int vd_qcow2_set_aside(struct vd_qcow2 *qcow2, struct vd_range *aside, struct vd
 int vd_qcow2_make_table(struct vd_qcow2 *qcow2, uint64_t guest, struct vdisk_error *err)
     VD_EXCLUDES(qcow2->writer->alloc_lock);
 
+/* The table of L1 entry @index, which is nobody else's, gets a new place. */
+int vd_qcow2_move_table(struct vd_qcow2 *qcow2, uint64_t index, struct vdisk_error *err)
+    VD_EXCLUDES(qcow2->writer->alloc_lock);
+
 /* @length bytes of a table, as the cache has it. */
 int vd_qcow2_read_table(struct vd_qcow2 *qcow2, uint64_t table, uint8_t *bytes, uint64_t length,
                         struct vdisk_error *err) VD_EXCLUDES(qcow2->tables.lock);
