@@ -166,6 +166,15 @@ struct vdisk_image *sm_open_clone(const struct sm_model *model, struct vd_storag
     return sm_open_on(model, clone, flags, snapshot);
 }
 
+static void tell_difference(struct vd_range window, const uint8_t *bytes, const uint8_t *wanted)
+{
+    uint64_t at = 0;
+    while (bytes[at] == wanted[at])
+        at++;
+    fail_msg("byte %llu is 0x%02x, not 0x%02x", (unsigned long long)(window.offset + at), bytes[at],
+             wanted[at]);
+}
+
 bool sm_same(const struct sm_model *model, struct vdisk_image *image, const struct sm_disk *disk,
              bool may_differ)
 {
@@ -181,10 +190,8 @@ bool sm_same(const struct sm_model *model, struct vdisk_image *image, const stru
         window.length = vd_min(window.length, disk->size - window.offset);
         VT_OK(vdisk_image_pread(image, bytes, window.length, window.offset, &vt_err));
         same = memcmp(bytes, wanted, window.length) == 0;
-        for (uint64_t k = 0; !same && !may_differ; k++)
-            if (bytes[k] != wanted[k])
-                fail_msg("byte %llu is 0x%02x, not 0x%02x", (unsigned long long)(window.offset + k),
-                         bytes[k], wanted[k]);
+        if (!same && !may_differ)
+            tell_difference(window, bytes, wanted);
     }
     free(bytes);
     return same;
@@ -295,24 +302,19 @@ void sm_change(struct sm_model *model, struct vdisk_image *image, struct vt_rand
 {
     struct vd_range guest = draw_range(model, random);
     uint8_t *bytes = sm_at(model, &model->now, guest.offset);
-    switch (vt_random_below(random, 10)) {
-    case 0:
+    unsigned what = (unsigned)vt_random_below(random, 10);
+    /* Several compressed clusters in one need wider refcounts. */
+    bool can_compress = model->shape->refcount_bits == 0 || model->shape->refcount_bits >= 8;
+    if (what == 0) {
         memset(bytes, 0, guest.length);
         VT_OK(vdisk_image_write_zeroes(image, guest.offset, guest.length,
                                        vt_random_chance(random, 50) ? VDISK_ZERO_NO_HOLE : 0,
                                        &vt_err));
-        break;
-    case 1:
+    } else if (what == 1) {
         discard(model, image, guest);
-        break;
-    case 2:
-    case 3:
-        if (model->shape->refcount_bits >= 8) {
-            write_compressed(model, image, random);
-            break;
-        }
-        /* fall through */
-    default:
+    } else if (what <= 3 && can_compress) {
+        write_compressed(model, image, random);
+    } else {
         vt_random_fill(random, bytes, guest.length);
         VT_OK(vdisk_image_pwrite(image, bytes, guest.length, guest.offset, &vt_err));
     }
