@@ -130,4 +130,22 @@ want 1 '-c -n with a data file' vdisk convert -c -n -f raw -O qcow2 a t
 err_has '^vdisk: t: an image with a data file has no compressed clusters$'
 check 'the image is as it was' cmp t before
 
+# Of an encrypted image they would be in the clear.
+printf secret > pass
+encrypt=(--object 'secret,id=s,file=pass')
+luks=encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10
+if "$C" create -q "${encrypt[@]}" -f qcow2 -o $luks e 8M > "$work/log" 2>&1; then
+    cp e before
+    want 1 '-c -n into an encrypted image' vdisk convert -c -n --passphrase-file pass -f raw \
+        -O qcow2 a e
+    err_has '^vdisk: e: an image that is encrypted has no compressed clusters$'
+    check 'it is as it was' cmp e before
+    want 1 '-c into a new encrypted image' vdisk convert -c "${encrypt[@]}" -f raw -O qcow2 \
+        -o $luks a f
+    err_has '^vdisk: f: an image that is encrypted has no compressed clusters$'
+    check 'it was not made' test ! -e f
+else
+    skip '-c into encrypted images' 'built without libgcrypt'
+fi
+
 finish
