@@ -163,8 +163,11 @@ want 1 'an overlay of a format without' vdisk convert -B x -F raw a b
 err_is "vdisk: Backing file not supported for file format 'raw'"
 want 1 'a format of no backing file' vdisk convert -F raw a b
 err_is 'vdisk: -F has no meaning without a backing file (-b)'
-for option in --bitmaps --skip-broken-bitmaps --target-image-opts \
-    --image-opts '--object x'; do
+want 1 '--bitmaps of a source that has none' vdisk convert --bitmaps -O qcow2 a b
+err_is 'vdisk: a: the source lacks bitmap support'
+want 1 '--skip-broken-bitmaps alone' vdisk convert --skip-broken-bitmaps a b
+err_has 'Use of --skip-broken-bitmaps requires --bitmaps'
+for option in --target-image-opts --image-opts '--object x'; do
     # shellcheck disable=SC2086 # an option and its argument
     want 1 "$option is refused" vdisk convert $option a b
     err_has '^vdisk: convert: -'
