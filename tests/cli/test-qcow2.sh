@@ -93,6 +93,19 @@ mv d.raw e.raw
 want 0 'the data file has another name' vdisk amend -o data_file=e.raw b
 check 'it is found' vdisk io -c 'read -q -P 5 0 1M' b
 
+# is_bound OPTIONS: no file is longer than measure says.
+is_bound() {
+    local most
+    most=$(vdisk measure -O qcow2 -o "$1" --size 40M | sed -n 's/^fully allocated size: //p')
+    rm -f m
+    vdisk create -q -f qcow2 -o "$1" m 40M
+    vdisk io -c 'write -q -P 1 20M 20M' -c 'write -q -P 1 0 20M' m
+    [ "$(stat -c %s m)" -le "$most" ]
+}
+for words in cluster_size=512 cluster_size=1k,refcount_bits=64 cluster_size=64k extended_l2=on; do
+    check "measure is a bound: $words" is_bound "$words"
+done
+
 vdisk create -q -f qcow2 -b a -F qcow2 top
 vdisk io -c 'write -q -P 3 1M 1M' a
 want 0 'an overlay shows what is behind' vdisk io -c 'read -q -P 3 1M 1M' top

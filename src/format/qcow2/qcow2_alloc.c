@@ -15,10 +15,6 @@
 /* Space is set aside in windows of this. */
 #define ASIDE_BYTES (UINT64_C(64) << 10)
 
-/* Refcount blocks are made ahead for so much of the file, as each new one costs a flush more. */
-#define AHEAD_BYTES  (UINT64_C(32) << 20)
-#define AHEAD_BLOCKS 48u
-
 /* ---- The file ---- */
 
 static void set_file_bytes(struct vd_qcow2 *qcow2, uint64_t bytes)
@@ -141,9 +137,8 @@ static int check_free(struct vd_qcow2 *qcow2, struct vd_range run, struct vdisk_
 static uint64_t blocks_together(const struct vd_qcow2 *qcow2)
 {
     const struct vd_qcow2_geometry *geometry = &qcow2->geometry;
-    uint64_t span = (uint64_t)geometry->block_entries << geometry->cluster_bits;
     uint64_t there = qcow2->writer->end / geometry->block_entries;
-    uint64_t wanted = vd_min(vd_min(AHEAD_BYTES / span, AHEAD_BLOCKS), there / 4);
+    uint64_t wanted = vd_min(vd_qcow2_blocks_ahead(geometry), there / 4);
     return vd_max(wanted, 1);
 }
 

@@ -41,6 +41,17 @@ static inline struct vd_qcow2_geometry vd_qcow2_geometry_of(uint32_t cluster_bit
     return geometry;
 }
 
+/* Refcount blocks are made ahead for so much of the file, as each new one costs a flush more. */
+#define VD_QCOW2_AHEAD_BYTES  (UINT64_C(32) << 20)
+#define VD_QCOW2_AHEAD_BLOCKS 48u
+
+/* So many together, at most; 0: never more than one. */
+static inline uint64_t vd_qcow2_blocks_ahead(const struct vd_qcow2_geometry *geometry)
+{
+    uint64_t span = (uint64_t)geometry->block_entries << geometry->cluster_bits;
+    return vd_min(VD_QCOW2_AHEAD_BYTES / span, VD_QCOW2_AHEAD_BLOCKS);
+}
+
 /* How many L1 entries has a disk of @size bytes? */
 static inline uint64_t vd_qcow2_l1_entries(const struct vd_qcow2_geometry *geometry, uint64_t size)
 {

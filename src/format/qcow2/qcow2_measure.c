@@ -20,7 +20,7 @@ int vd_qcow2_measure(const struct vd_format_driver *driver,
         const struct vd_qcow2_geometry *geometry = &plan.geometry;
         /* The data of a data file counts as well: it takes space, too. */
         uint64_t all = vd_qcow2_clusters(geometry, plan.header.fields.size);
-        uint64_t tables = plan.full.total - plan.full.data;
+        uint64_t tables = plan.full.total - plan.full.data + vd_qcow2_blocks_ahead(geometry);
         uint64_t data = plan.preallocation == VDISK_PREALLOCATION_FALLOC ||
                                 plan.preallocation == VDISK_PREALLOCATION_FULL
                             ? all
