@@ -157,12 +157,22 @@ static int qcow2_close(struct vd_format *format, struct vdisk_error *err)
     return ret;
 }
 
+/* The first change of a session may be under way. */
+static struct vd_qcow2_fields fields_now(const struct vd_qcow2 *qcow2)
+{
+    if (!qcow2->writer)
+        return qcow2->header.fields;
+    vd_mutex_lock(&qcow2->writer->header_lock);
+    struct vd_qcow2_fields fields = qcow2->header.fields;
+    vd_mutex_unlock(&qcow2->writer->header_lock);
+    return fields;
+}
+
 static int qcow2_info(struct vd_format *format, struct vd_format_info *info,
                       struct vdisk_error *err)
 {
     (void)err;
     const struct vd_qcow2 *qcow2 = format->state;
-    const struct vd_qcow2_fields *fields = &qcow2->header.fields;
     static const struct {
         uint64_t bit;
         uint32_t flag;
@@ -171,6 +181,8 @@ static int qcow2_info(struct vd_format *format, struct vd_format_info *info,
         {VD_QCOW2_CORRUPT, VDISK_INFO_CORRUPT},
         {VD_QCOW2_EXTENDED_L2, VDISK_INFO_EXTENDED_L2},
     };
+    const struct vd_qcow2_fields now = fields_now(qcow2);
+    const struct vd_qcow2_fields *fields = &now;
     for (size_t i = 0; i < sizeof(incompatible) / sizeof(incompatible[0]); i++)
         if (fields->incompatible & incompatible[i].bit)
             info->flags |= incompatible[i].flag;

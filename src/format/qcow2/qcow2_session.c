@@ -4,6 +4,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "format/qcow2/qcow2_refs.h"
 
@@ -71,18 +72,33 @@ void vd_qcow2_writer_forget(struct vd_qcow2 *qcow2)
 
 /* ---- The header ---- */
 
+/* Only what differs: a reader looks at the others without a lock. */
+static void adopt(struct vd_qcow2_fields *own, const struct vd_qcow2_fields *next)
+{
+    if (own->refcount_table_offset != next->refcount_table_offset)
+        own->refcount_table_offset = next->refcount_table_offset;
+    if (own->refcount_table_clusters != next->refcount_table_clusters)
+        own->refcount_table_clusters = next->refcount_table_clusters;
+    if (own->incompatible != next->incompatible)
+        own->incompatible = next->incompatible;
+    if (own->autoclear != next->autoclear)
+        own->autoclear = next->autoclear;
+    if (memcmp(own, next, sizeof(*own)) != 0)
+        *own = *next; /* while no other call runs */
+}
+
 static int write_fields(struct vd_qcow2 *qcow2, const struct vd_qcow2_fields *fields,
                         struct vdisk_error *err) VD_REQUIRES(qcow2->writer->header_lock)
 {
     struct vdisk_error inner = {0};
     struct vd_qcow2_fields old = qcow2->header.fields;
-    qcow2->header.fields = *fields;
+    adopt(&qcow2->header.fields, fields);
     int ret = vd_qcow2_header_write_fields(qcow2->file, &qcow2->header, &inner);
     if (ret == 0)
         ret = vd_storage_flush(qcow2->file, &inner);
     if (ret == 0)
         return 0;
-    qcow2->header.fields = old;
+    adopt(&qcow2->header.fields, &old);
     vd_err_prefix(&inner, ret, "header: ");
     vd_format_fail(qcow2->format, &inner);
     return vd_err_copy(err, &inner);
@@ -142,7 +158,7 @@ static int begin_alone(struct vd_qcow2 *qcow2, struct vdisk_error *err)
     VD_REQUIRES(qcow2->writer->session_lock)
 {
     struct vd_qcow2_writer *writer = qcow2->writer;
-    uint64_t autoclear = qcow2->header.fields.autoclear;
+    struct vd_qcow2_fields fields = qcow2->header.fields;
     int ret = vd_storage_size(qcow2->file, &writer->file_bytes, err);
     if (ret == 0)
         ret = vd_qcow2_meta_build(qcow2, err);
@@ -152,13 +168,11 @@ static int begin_alone(struct vd_qcow2 *qcow2, struct vdisk_error *err)
     if (!writer->can_resize)
         writer->end = writer->file_bytes >> qcow2->geometry.cluster_bits;
     writer->hint = 1;
-    qcow2->header.fields.autoclear &= VD_QCOW2_AUTOCLEAR_KNOWN;
+    fields.autoclear &= VD_QCOW2_AUTOCLEAR_KNOWN;
     if (!qcow2->header.bitmaps.is_present) /* else they are kept up to date: qcow2_bitmap.h */
-        qcow2->header.fields.autoclear &= ~(uint64_t)VD_QCOW2_BITMAPS;
-    if (qcow2->header.fields.version >= 3 && qcow2->header.fields.autoclear != autoclear) {
-        struct vd_qcow2_fields fields = qcow2->header.fields;
+        fields.autoclear &= ~(uint64_t)VD_QCOW2_BITMAPS;
+    if (fields.version >= 3 && fields.autoclear != qcow2->header.fields.autoclear)
         ret = vd_qcow2_replace_fields(qcow2, &fields, err);
-    }
     return ret;
 }
 
