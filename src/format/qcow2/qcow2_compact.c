@@ -251,14 +251,13 @@ static int compact_all(struct compaction *compaction, struct vdisk_error *err)
 /* What is free within the file takes no space. */
 static int punch_free(struct vd_qcow2 *qcow2, struct vdisk_error *err)
 {
-    struct vd_qcow2_writer *writer = qcow2->writer;
     unsigned bits = qcow2->geometry.cluster_bits;
     int ret = 0;
     if (!(vd_storage_caps(qcow2->file) & VD_STORAGE_CAN_DISCARD))
         return 0;
-    vd_mutex_lock(&writer->alloc_lock);
-    for (uint64_t at = 1; at < writer->end && ret == 0;) {
-        struct vd_qcow2_search search = {.within = vd_range(at, writer->end - at),
+    vd_mutex_lock(&qcow2->writer->alloc_lock);
+    for (uint64_t at = 1; at < qcow2->writer->end && ret == 0;) {
+        struct vd_qcow2_search search = {.within = vd_range(at, qcow2->writer->end - at),
                                          .wanted = UINT64_C(1) << 20};
         struct vd_range run;
         ret = vd_qcow2_refs_find(qcow2, &search, &run, &at, err);
@@ -268,7 +267,7 @@ static int punch_free(struct vd_qcow2 *qcow2, struct vdisk_error *err)
             at = vd_range_end(run);
         }
     }
-    vd_mutex_unlock(&writer->alloc_lock);
+    vd_mutex_unlock(&qcow2->writer->alloc_lock);
     return ret;
 }
 
