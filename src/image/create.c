@@ -284,7 +284,8 @@ int vd_image_create_at(const char *place, const char *name, const struct vd_form
                        const struct vdisk_create_options *options, bool is_durable,
                        struct vdisk_error *err)
 {
-    struct vd_storage_options storage_options = {.flags = VD_STORAGE_WRITE | VD_STORAGE_CREATE};
+    struct vd_storage_options storage_options = {.flags = VD_STORAGE_WRITE | VD_STORAGE_CREATE |
+                                                          (is_durable ? 0 : VD_STORAGE_UNSAFE)};
     struct vdisk_create_options create = *options;
     struct data_file data = {0};
     struct vd_storage *file;
