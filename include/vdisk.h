@@ -625,7 +625,8 @@ enum vdisk_extent_flag {
     VDISK_EXTENT_ZERO = 1 << 1,    /**< reads as zero */
     VDISK_EXTENT_PRESENT = 1 << 2, /**< decided by the image itself, not by its lack of an entry */
     VDISK_EXTENT_OFFSET = 1 << 3,  /**< host_offset says where the bytes lie in host_name */
-    VDISK_EXTENT_COMPRESSED = 1 << 4 /**< data that is stored compressed */
+    VDISK_EXTENT_COMPRESSED = 1 << 4, /**< data that is stored compressed */
+    VDISK_EXTENT_HOLE = 1 << 5        /**< zero because its place in host_name is a hole */
 };
 
 /**

@@ -78,11 +78,12 @@ static void tell_as_qemu(struct asked *asked, struct vdisk_image *image,
                          struct vdisk_extent *extent)
 {
     const uint32_t zero = VDISK_EXTENT_ZERO | VDISK_EXTENT_PRESENT;
-    if ((extent->flags & ~(uint32_t)VDISK_EXTENT_OFFSET) != zero)
+    bool is_hole = (extent->flags & VDISK_EXTENT_HOLE) != 0;
+    if (!is_hole && extent->flags != zero)
         return;
     for (uint32_t i = 0; i < extent->depth; i++)
         image = vdisk_image_backing(image);
-    if (extent->flags & VDISK_EXTENT_OFFSET) {
+    if (is_hole) {
         if (has_clusters(asked, image))
             extent->flags |= VDISK_EXTENT_DATA;
         return;

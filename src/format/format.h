@@ -68,8 +68,9 @@ struct vd_mapping {
     enum vd_map_kind kind;
     bool present; /* by an entry of this image, not for lack of one */
     struct vd_range guest;
-    struct vd_storage *storage; /* DATA, ENCODED */
-    uint64_t host_offset;       /* DATA: of guest.offset; ENCODED: of the compressed bytes */
+    /* DATA, ENCODED; ZERO: NULL, or where a place is kept for it. */
+    struct vd_storage *storage;
+    uint64_t host_offset; /* DATA, ZERO: of guest.offset; ENCODED: of the compressed bytes */
 
     /*
      * DATA: how the bytes are encrypted, NULL: they are not.  Storage that reads as zero is no zero

@@ -85,6 +85,14 @@ static int map(struct vdisk_image *image, struct vd_range guest, struct vd_mappi
     return ret;
 }
 
+static void tell_place(const struct vd_mapping *mapping, struct vd_image_run *run)
+{
+    run->extent.flags |= VDISK_EXTENT_OFFSET;
+    run->extent.host_offset = mapping->host_offset;
+    run->extent.host_name = vd_storage_name(mapping->storage);
+    run->storage = mapping->storage;
+}
+
 /* Data of a storage, of which holes may be known. */
 static int look_at_data(const struct vd_mapping *mapping, struct vd_image_run *run,
                         struct vdisk_error *err)
@@ -96,11 +104,9 @@ static int look_at_data(const struct vd_mapping *mapping, struct vd_image_run *r
     if (ret < 0)
         return ret;
     extent->length = stored.length;
-    extent->flags |= stored.kind == VD_STORAGE_HOLE ? VDISK_EXTENT_ZERO : VDISK_EXTENT_DATA;
-    extent->flags |= VDISK_EXTENT_OFFSET;
-    extent->host_offset = mapping->host_offset;
-    extent->host_name = vd_storage_name(mapping->storage);
-    run->storage = mapping->storage;
+    extent->flags |=
+        stored.kind == VD_STORAGE_HOLE ? VDISK_EXTENT_ZERO | VDISK_EXTENT_HOLE : VDISK_EXTENT_DATA;
+    tell_place(mapping, run);
     return 0;
 }
 
@@ -148,6 +154,8 @@ static int look(struct vdisk_image *image, struct vd_range guest, struct vd_imag
         extent->flags |= VDISK_EXTENT_PRESENT;
     if (mapping.kind == VD_MAP_ZERO) {
         extent->flags |= VDISK_EXTENT_ZERO;
+        if (mapping.storage)
+            tell_place(&mapping, run);
         return 0;
     }
     if (mapping.kind == VD_MAP_ENCODED) {

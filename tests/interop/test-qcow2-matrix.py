@@ -107,7 +107,8 @@ def clip(size, windows):
 
 def canonical_map(entries):
     """Neighbours that say the same, as one: where a tool cuts is its own business.  Left out are
-    - where zeros would lie if they were data, which vdisk does not tell;
+    - where zeros would lie: vdisk tells it only of zeros that the image has, not of subclusters
+      that it has not, nor behind the end of the file;
     - whether data is a hole of the file: vdisk always looks, QEMU only if it believes that the
       image's metadata was preallocated;
     - the one entry of length 0 that QEMU has for a disk of no bytes."""

@@ -162,7 +162,8 @@ static void extents_tell_holes_from_data(void **state)
 
     assert_int_equal(vdisk_image_extent(image, 0, DISK_SIZE, &extent, NULL), 0);
     assert_int_equal(extent.length, 256 * KIB);
-    assert_int_equal(extent.flags, VDISK_EXTENT_ZERO | VDISK_EXTENT_PRESENT | VDISK_EXTENT_OFFSET);
+    assert_int_equal(extent.flags, VDISK_EXTENT_ZERO | VDISK_EXTENT_HOLE | VDISK_EXTENT_PRESENT |
+                                       VDISK_EXTENT_OFFSET);
     assert_int_equal(vdisk_image_extent(image, 256 * KIB, 768 * KIB, &extent, NULL), 0);
     assert_int_equal(extent.length, 64 * KIB); /* the page of storage in memory */
     assert_int_equal(extent.flags, VDISK_EXTENT_DATA | VDISK_EXTENT_PRESENT | VDISK_EXTENT_OFFSET);

@@ -262,7 +262,10 @@ void vd_qcow2_answer(const struct vd_qcow2 *qcow2, struct vd_range guest,
             mapping->kind = VD_MAP_BACKING;
         break;
     case VD_QCOW2_RUN_ZERO:
+        break;
     case VD_QCOW2_RUN_ZERO_AT:
+        mapping->storage = qcow2->data;
+        mapping->host_offset = run->host + (guest.offset - run->guest.offset);
         break;
     case VD_QCOW2_RUN_DATA:
         answer_data(qcow2, run, mapping);
