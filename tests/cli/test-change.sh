@@ -36,7 +36,7 @@ check 'it is allocated' test "$(stat -c %b a)" -ge 2048
 want 1 'preallocation and shrinking' vdisk resize -f raw --shrink --preallocation=falloc a 1M
 err_has '^vdisk: Preallocation can only be used for growing images: a has 3145728 bytes, 1048576'
 want 1 'unknown preallocation' vdisk resize -f raw --preallocation=some a 4M
-err_has "^vdisk: --preallocation: 'some' is none of off, falloc, full$"
+err_has "^vdisk: --preallocation: 'some' is none of off, metadata, falloc, full$"
 want 1 'to nothing' vdisk resize -f raw --shrink a 0
 err_has '^vdisk: New image size must be positive: the disk has 3145728 bytes, change 0$'
 want 1 'below nothing' vdisk resize -f raw --shrink a -4M

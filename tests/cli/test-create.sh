@@ -44,8 +44,10 @@ want 1 'unknown option' vdisk create -o cluster_size=64k h 1M
 err_is 'vdisk: -o cluster_size: format raw has no such option; -o help lists them'
 want 1 'option without a value' vdisk create -o size h
 err_has '^vdisk: -o size: needs a value'
-want 1 'unknown preallocation' vdisk create -o preallocation=metadata h 1M
-err_is "vdisk: -o preallocation: 'metadata' is none of off, falloc, full"
+want 1 'unknown preallocation' vdisk create -o preallocation=some h 1M
+err_is "vdisk: -o preallocation: 'some' is none of off, metadata, falloc, full"
+want 1 'preallocation of what is not there' vdisk create -o preallocation=metadata h 1M
+err_is 'vdisk: h: raw: preallocation=metadata: raw images have no metadata'
 want 1 'empty option' vdisk create -o size=1M, h
 err_has '^vdisk: Invalid option list: size=1M,: an option without a name$'
 want 1 'backing files' vdisk create -b base -F raw h 1M

@@ -12,6 +12,7 @@ import json
 import os
 import random
 import shutil
+import socket
 import struct
 import subprocess
 import sys
@@ -57,6 +58,12 @@ class Tests:
 
 # --- looking -------------------------------------------------------------------------------------
 
+def accepts(path):
+    """Is somebody listening there?  The name is there before that."""
+    with socket.socket(socket.AF_UNIX) as client:
+        return client.connect_ex(path) == 0
+
+
 def read_by_qemu(image, names):
     """{name: [(start, end), ...]} of what is dirty, by qemu-nbd."""
     words = ["qemu-nbd", "-r", "-t", "-k", os.path.abspath("sock"), "-f", "qcow2", "-x", "x"]
@@ -67,7 +74,7 @@ def read_by_qemu(image, names):
     with subprocess.Popen(words + [image], stderr=subprocess.PIPE, text=True) as server:
         try:
             deadline = time.monotonic() + 60
-            while not os.path.exists("sock"):
+            while not accepts("sock"):
                 if server.poll() is not None or time.monotonic() > deadline:
                     raise Fault(f"qemu-nbd: {server.stderr.read()}")
                 time.sleep(0.01)

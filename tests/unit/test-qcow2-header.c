@@ -98,7 +98,7 @@ static void test_version_2(void **state)
 
 static const struct {
     int error;
-    struct change changes[4];
+    struct change changes[5]; /* ended by one of 0 bytes */
 } refused[] = {
     {EBADMSG, {{0, 1, 'q'}}},
     {EBADMSG, {{3, 1, 0xfa}}},
@@ -188,7 +188,7 @@ static void test_accepted(void **state)
 {
     (void)state;
     static const struct {
-        struct change changes[4];
+        struct change changes[5]; /* ended by one of 0 bytes */
     } cases[] = {
         {{{24, 8, 0}}},
         {{{24, 8, 0}, {36, 4, 0}, {40, 8, 0}}},

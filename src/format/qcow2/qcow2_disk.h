@@ -19,6 +19,7 @@
 /* Limits that QEMU has too: what is larger does not open. */
 #define VD_QCOW2_L1_BYTES_MAX             (UINT64_C(32) << 20)
 #define VD_QCOW2_REFCOUNT_TABLE_BYTES_MAX (UINT64_C(8) << 20)
+#define VD_QCOW2_CRYPTO_BYTES_MAX         (UINT64_C(16) << 20) /* LUKS takes 2 MiB */
 #define VD_QCOW2_SNAPSHOTS_MAX            65536u
 #define VD_QCOW2_SNAPSHOT_BYTES_MAX       (UINT64_C(64) << 20) /* the whole table */
 #define VD_QCOW2_NAME_BYTES_MAX           1023u

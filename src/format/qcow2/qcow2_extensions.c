@@ -81,7 +81,7 @@ static int check_bitmaps(const struct vd_qcow2_disk_bitmaps *disk,
                           entries * BITMAP_ENTRY_BYTES_MAX);
     uint64_t cluster_bytes = UINT64_C(1) << header->fields.cluster_bits;
     if (offset == 0 || !vd_is_aligned(offset, cluster_bytes) ||
-        !vd_range_is_within(vd_range(offset, bytes), INT64_MAX))
+        !vd_range_is_within(vd_range(offset, bytes), UINT64_C(1) << VD_QCOW2_OFFSET_BITS))
         return vd_err_set(err, EBADMSG,
                           "bitmaps extension: directory at offset %" PRIu64
                           ": must be a multiple of the cluster size of %" PRIu64 ", and not 0",

@@ -322,6 +322,10 @@ static int check_crypto(const struct vd_qcow2_header *header, struct vdisk_error
                           fields->crypt_method, crypto->is_present ? "an" : "no");
     if (!crypto->is_present)
         return 0;
+    if (crypto->length > VD_QCOW2_CRYPTO_BYTES_MAX)
+        return vd_err_set(err, EBADMSG,
+                          "header: encryption header of %" PRIu64 " bytes: the limit is %" PRIu64,
+                          crypto->length, VD_QCOW2_CRYPTO_BYTES_MAX);
     return check_place("encryption header", vd_range(crypto->offset, crypto->length),
                        UINT64_C(1) << fields->cluster_bits, err);
 }

@@ -11,6 +11,9 @@
 #define KIND_BITS 4u
 #define ROOM_MIN  256u
 
+/* Of these, all that the largest L1 and refcount tables can lead to, and as many again. */
+#define CLUSTERS_MAX (UINT64_C(8) << 20)
+
 static const char *const kind_names[] = {
     [VD_QCOW2_META_HEADER] = "the header",
     [VD_QCOW2_META_L1] = "the L1 table",
@@ -45,6 +48,11 @@ static size_t find(const struct vd_qcow2_meta *meta, uint64_t cluster)
 static int reserve(struct vd_qcow2_meta *meta, uint64_t more, struct vdisk_error *err)
 {
     uint64_t room = vd_max(meta->room, ROOM_MIN);
+    if (more > CLUSTERS_MAX - meta->entries)
+        return vd_err_set(err, EBADMSG,
+                          "%" PRIu64 " clusters of metadata and more: the limit is %" PRIu64
+                          ": run vdisk check",
+                          meta->entries + vd_min(more, CLUSTERS_MAX), CLUSTERS_MAX);
     while (room / 2 < meta->entries + more)
         room *= 2;
     if (room == meta->room)
@@ -174,6 +182,11 @@ static int add_range(struct vd_qcow2 *qcow2, enum vd_qcow2_meta_kind kind, uint6
     struct vd_qcow2_meta *meta = &qcow2->writer->meta;
     uint64_t first = host >> qcow2->geometry.cluster_bits;
     uint64_t clusters = vd_qcow2_clusters(&qcow2->geometry, bytes);
+    if (!vd_range_is_within(vd_range(host, bytes), UINT64_C(1) << VD_QCOW2_OFFSET_BITS))
+        return vd_err_set(err, EBADMSG,
+                          "%s: %s at offset 0x%" PRIx64 ", where no file has anything: run vdisk "
+                          "check",
+                          vd_storage_name(qcow2->file), kind_names[kind], host);
     int ret = reserve(meta, clusters, err);
     for (uint64_t i = 0; ret == 0 && i < clusters; i++) {
         const char *other = hit(meta, first + i);
