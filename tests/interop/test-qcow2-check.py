@@ -398,7 +398,9 @@ def judge(ours, seed, base, tally):
     again, peers = ours.check("image"), theirs("image")
     if mended[0] == 1 and peers[1] is None:
         tally["neither tool can mend it"] = tally.get("neither tool can mend it", 0) + 1
-        return "" if content("image", [])[0] == before[0] else story + ": the disk is not the same"
+        if before[0] not in (None, content("image", [])[0]):
+            return story + ": the disk is not the same"
+        return ""
     if mended[0] != 0 or again[0] != 0 or peers[0] != 0:
         return "%s: not mended\nrepair: %s\nours: %s\nQEMU: %s" % (story, mended, again, peers)
     after = content("image", names)

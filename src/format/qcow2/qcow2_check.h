@@ -81,7 +81,9 @@ struct vd_qcow2_check_run {
     bool bad_directory;      /* of bitmaps */
     bool bad_snapshots;      /* the snapshot table has to be made anew */
     uint64_t snapshot_bytes; /* of the snapshot table */
-    uint64_t extra_bytes;    /* K2: left */
+    bool has_seen_snapshots;
+    uint32_t snapshots_there; /* when first seen: those before the end of the file */
+    uint64_t extra_bytes;     /* K2: left */
     unsigned reports;
 
     uint8_t *table;       /* room for an L2 table */

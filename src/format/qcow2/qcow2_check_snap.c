@@ -96,11 +96,14 @@ int vd_qcow2_check_snapshots(struct vd_qcow2_check_run *run, struct vdisk_error 
     if (!run->old_l1)
         return vd_err_nomem(err, "the snapshots");
     uint64_t bytes = 0;
+    uint32_t there = 0;
     int ret = 0;
     for (uint32_t i = 0; i < fields->snapshot_entries && ret == 0; i++) {
         uint64_t taken = 0;
-        ret = look_at_snapshot(run, i, fields->snapshots_offset + bytes, &taken, err);
+        uint64_t offset = fields->snapshots_offset + bytes;
+        ret = look_at_snapshot(run, i, offset, &taken, err);
         bytes += taken;
+        there += there == i && offset + taken <= run->file_bytes;
         if (ret == 0 && bytes > VD_QCOW2_SNAPSHOT_BYTES_MAX)
             ret = vd_err_set(err, EBADMSG,
                              "snapshot table: more than %" PRIu64 " bytes up to snapshot %" PRIu32,
@@ -109,6 +112,9 @@ int vd_qcow2_check_snapshots(struct vd_qcow2_check_run *run, struct vdisk_error 
     if (ret < 0)
         return ret;
     run->snapshot_bytes = bytes;
+    /* What repair puts behind the end of the file is no snapshot. */
+    run->snapshots_there = run->has_seen_snapshots ? run->snapshots_there : there;
+    run->has_seen_snapshots = true;
     if (vd_qcow2_check_is_behind(run, fields->snapshots_offset, bytes))
         run->bad_snapshots = true;
     merge_l1(run);

@@ -150,9 +150,15 @@ static int make_table(struct vd_qcow2_mending *mending, struct table *table,
     if (!bytes)
         return vd_err_nomem(err, "a snapshot");
     uint64_t offset = fields->snapshots_offset;
+    uint32_t entries = (uint32_t)vd_min(fields->snapshot_entries, mending->run->snapshots_there);
     int ret = 0;
-    for (uint32_t i = 0; i < fields->snapshot_entries && ret == 0; i++)
+    for (uint32_t i = 0; i < entries && ret == 0; i++)
         ret = take_entry(mending, table, i, bytes, &offset, err);
+    if (ret == 0 && entries < fields->snapshot_entries)
+        vd_qcow2_check_tell(mending->run,
+                            "snapshots from %" PRIu32 " on: dropped, as they are behind the end "
+                            "of the file",
+                            entries);
     return ret;
 }
 
