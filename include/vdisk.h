@@ -2,8 +2,8 @@
 /**
  * vdisk.h - the whole public interface of libvdisk
  *
- * Virtual disk images (raw, GOW v1 to v3, QED, add-cow), alone or as overlays on each other, over
- * local files and HTTP(S).
+ * Virtual disk images (raw, qcow2, GOW v1 to v3, QED, add-cow), alone or as overlays on each other,
+ * over local files and HTTP(S).
  *
  * Conventions, unless a function says otherwise:
  * - Offsets and lengths are bytes.  Names are NUL-terminated and copied; you keep yours.
