@@ -52,7 +52,7 @@ struct q2_image {
 static inline void q2_store(uint8_t *bytes, size_t offset, uint64_t value, size_t length)
 {
     for (size_t i = 0; i < length; i++)
-        bytes[offset + i] = length - i > 8 ? 0 : (uint8_t)(value >> (8 * (length - 1 - i)));
+        bytes[offset + i] = (uint8_t)(length - i > 8 ? 0 : value >> (8 * (length - 1 - i)));
 }
 
 static inline void q2_put(struct vd_storage *file, uint64_t offset, uint64_t value, size_t length)
