@@ -294,7 +294,7 @@ static void test_cuts(void **state)
         q2_destroy(&image);
     }
     printf("# %u states, %u changes refused for lack of room\n", states, refused);
-    assert_true(states > 1000);
+    assert_true(states > VT_ROUNDS(1000));
     assert_true(refused < 100);
 }
 

@@ -109,13 +109,17 @@ static int decode_entry(const uint8_t *bytes, uint64_t left, uint32_t cluster_bi
     if (memchr(bytes + sizeof(disk), 0, name_bytes))
         return vd_err_set(err, EBADMSG, "the name has a zero byte in it");
     *entry = (struct vd_qcow2_bitmap_entry){
-        .name = strndup((const char *)bytes + sizeof(disk), name_bytes),
+        .name = malloc(name_bytes + 1u),
         .table_offset = be64_get(disk.table_offset),
         .table_entries = be32_get(disk.table_entries),
         .flags = be32_get(disk.flags),
         .granularity_bits = disk.granularity_bits,
     };
-    return entry->name ? 0 : vd_err_nomem(err, "a bitmap's name");
+    if (!entry->name)
+        return vd_err_nomem(err, "a bitmap's name");
+    memcpy(entry->name, bytes + sizeof(disk), name_bytes);
+    entry->name[name_bytes] = '\0';
+    return 0;
 }
 
 static int compare_names(const void *a, const void *b)
