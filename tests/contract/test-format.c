@@ -55,6 +55,10 @@ static size_t make_sizes(const struct setting *setting, uint64_t sizes[SIZES_MAX
         256 * GIB,
     };
     uint64_t size_max = vd_min(vt_stack_size_max(&stack), 256 * GIB);
+    /* Where zeros have to be written, or clusters are large, much of a large disk would be. */
+    if (strstr(setting->stack, "rawdata") || strstr(setting->stack, "v2-over") ||
+        strstr(setting->stack, "2m"))
+        size_max = vd_min(size_max, 300 * MIB + 98304);
     bool has_metadata = strncmp(setting->stack, "gow", 3) == 0;
     if (setting->place > VT_PLACE_KEEP && !has_metadata)
         size_max = vd_min(size_max, 300 * MIB + 98304);
