@@ -165,7 +165,7 @@ static void test_random(void **state)
         delete_one(&run);
     reopen(&run);
     VT_OK(vdisk_image_close(run.image, &vt_err));
-    if (shape->refcount_bits == 1)
+    if (shape->refcount_bits == 1 && ops >= 400) /* in fewer there may have been nothing to share */
         assert_true(run.refused > 0);
     vd_storage_close(run.file);
     sm_free(&run.model);
