@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "disk.h"
 #include "image/chain.h"
 
 #define CACHE_BYTES_LEAST (UINT64_C(1) << 20)
@@ -57,4 +58,20 @@ struct vdisk_image *fuzz_files_open(void *opaque, uint32_t flags, struct vdisk_e
     if ((ret == 0) != (image != NULL) || (ret < 0 && ret != -err->code))
         abort();
     return image;
+}
+
+void fuzz_files_write_some(struct fuzz_files *files, uint64_t cluster, uint64_t span)
+{
+    const uint64_t offsets[] = {
+        0, 5 * cluster, 4 * cluster, span, span + 7 * cluster, 2 * span - cluster, 2 * span + 9};
+    struct vdisk_error err = {0};
+    uint8_t bytes[700];
+    struct vdisk_image *image = fuzz_files_open(files, VDISK_OPEN_WRITE, &err);
+    REQUIRE(image);
+    for (size_t i = 0; i < sizeof(offsets) / sizeof(offsets[0]); i++) {
+        memset(bytes, 'a' + (int)i, sizeof(bytes));
+        REQUIRE(vdisk_image_pwrite(image, bytes, sizeof(bytes), offsets[i], &err) == 0);
+    }
+    REQUIRE(vdisk_image_write_zeroes(image, 8 * cluster, 3 * cluster, 0, &err) == 0);
+    REQUIRE(vdisk_image_close(image, &err) == 0);
 }

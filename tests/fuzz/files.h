@@ -20,4 +20,8 @@ struct fuzz_files {
 /* For struct fuzz_disk: @opaque is a struct fuzz_files.  All other names lead nowhere. */
 struct vdisk_image *fuzz_files_open(void *opaque, uint32_t flags, struct vdisk_error *err);
 
+/* Writes some clusters of @cluster bytes into the disk, behind three tables that map @span bytes
+ * each, and makes some zero. */
+void fuzz_files_write_some(struct fuzz_files *files, uint64_t cluster, uint64_t span);
+
 #endif

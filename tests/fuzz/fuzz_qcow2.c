@@ -57,29 +57,9 @@ struct shape {
 
 static uint64_t get_be64(struct overlay *image, uint64_t offset)
 {
-    struct be64 raw = {0};
-    struct vd_storage *file = overlay_open(image);
-    if (vd_range_is_within(vd_range(offset, sizeof(raw)), image->size))
-        REQUIRE(vd_storage_pread(file, &raw, sizeof(raw), offset, NULL) == 0);
-    vd_storage_close(file);
+    struct be64 raw;
+    overlay_get(image, &raw, sizeof(raw), offset);
     return be64_get(raw);
-}
-
-/* Some clusters, behind three tables, one of them zeros. */
-static void write_some_clusters(struct fuzz_files *files, uint64_t cluster, uint64_t span)
-{
-    const uint64_t offsets[] = {
-        0, 5 * cluster, 4 * cluster, span, span + 7 * cluster, 2 * span - cluster, 2 * span + 9};
-    struct vdisk_error err = {0};
-    uint8_t bytes[700];
-    struct vdisk_image *image = fuzz_files_open(files, VDISK_OPEN_WRITE, &err);
-    REQUIRE(image);
-    for (size_t i = 0; i < sizeof(offsets) / sizeof(offsets[0]); i++) {
-        memset(bytes, 'a' + (int)i, sizeof(bytes));
-        REQUIRE(vdisk_image_pwrite(image, bytes, sizeof(bytes), offsets[i], &err) == 0);
-    }
-    REQUIRE(vdisk_image_write_zeroes(image, 8 * cluster, 3 * cluster, 0, &err) == 0);
-    REQUIRE(vdisk_image_close(image, &err) == 0);
 }
 
 static struct shape make_sound(struct fuzz_files *files, uint8_t control)
@@ -104,7 +84,7 @@ static struct shape make_sound(struct fuzz_files *files, uint8_t control)
     const struct vd_format_driver *driver = vd_format_find("qcow2", NULL);
     REQUIRE(driver && vd_format_create(driver, file, NULL, &options, NULL) == 0);
     vd_storage_close(file);
-    write_some_clusters(files, shape.cluster_bytes, span);
+    fuzz_files_write_some(files, shape.cluster_bytes, span);
 
     shape.l1_offset = get_be64(files->image, AT_L1);
     shape.refcount_table = get_be64(files->image, AT_REFCOUNT_TABLE);

@@ -16,16 +16,9 @@
 
 #include "format/format.h"
 #include "format/qcow2/qcow2_geometry.h"
+#include "disk.h"
 #include "input.h"
 #include "overlay.h"
-
-#define REQUIRE(condition)                                                          \
-    do {                                                                            \
-        if (!(condition)) {                                                         \
-            fprintf(stderr, "%s:%d: not so: %s\n", __FILE__, __LINE__, #condition); \
-            abort();                                                                \
-        }                                                                           \
-    } while (0)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t length);
 

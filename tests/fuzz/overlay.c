@@ -113,6 +113,14 @@ static void driver_close(struct vd_storage *storage)
     (void)storage;
 }
 
+void overlay_get(const struct overlay *overlay, void *buf, size_t length, uint64_t offset)
+{
+    if (vd_range_is_within(vd_range(offset, length), overlay->size))
+        overlay_read(overlay, buf, length, offset);
+    else
+        memset(buf, 0, length);
+}
+
 static int driver_size(struct vd_storage *storage, uint64_t *size, struct vdisk_error *err)
 {
     (void)err;

@@ -32,4 +32,7 @@ void overlay_write(struct overlay *overlay, const void *buf, size_t length, uint
 /* A storage on these bytes, for one thread; closing it leaves the overlay as it is then. */
 struct vd_storage *overlay_open(struct overlay *overlay);
 
+/* What is there; zeros where that is not all within its size. */
+void overlay_get(const struct overlay *overlay, void *buf, size_t length, uint64_t offset);
+
 #endif

@@ -232,8 +232,8 @@ static int look_quietly(struct vd_qcow2_check_run *run, struct vdisk_error *err)
 
 /* ---- repair ---- */
 
-static int write_fields(struct vd_qcow2_check_run *run, const struct vd_qcow2_fields *fields,
-                        struct vdisk_error *err)
+int vd_qcow2_check_write_fields(struct vd_qcow2_check_run *run,
+                                const struct vd_qcow2_fields *fields, struct vdisk_error *err)
 {
     struct vd_qcow2_fields old = run->header->fields;
     run->header->fields = *fields;
@@ -256,7 +256,7 @@ static int begin_repair(struct vd_qcow2_check_run *run, struct vdisk_error *err)
     if (fields.incompatible == run->header->fields.incompatible &&
         fields.autoclear == run->header->fields.autoclear)
         return 0;
-    return write_fields(run, &fields, err);
+    return vd_qcow2_check_write_fields(run, &fields, err);
 }
 
 /* All that can be mended is, and durable. */
@@ -274,7 +274,7 @@ static int end_repair(struct vd_qcow2_check_run *run, enum vdisk_repair repair,
     if (fields.incompatible == run->header->fields.incompatible)
         return 0;
     int ret = vd_storage_flush(run->file, err);
-    return ret < 0 ? ret : write_fields(run, &fields, err);
+    return ret < 0 ? ret : vd_qcow2_check_write_fields(run, &fields, err);
 }
 
 static int rebuild(struct vd_qcow2_check_run *run, struct vdisk_error *err)

@@ -125,6 +125,10 @@ int vd_qcow2_check_refer(struct vd_qcow2_check_run *run, struct vd_range range, 
 int vd_qcow2_check_refer_meta(struct vd_qcow2_check_run *run, struct vd_range range,
                               uint64_t weight, const char *what, struct vdisk_error *err);
 
+/* Makes *fields what the header has, durably; as it was, if that fails. */
+int vd_qcow2_check_write_fields(struct vd_qcow2_check_run *run,
+                                const struct vd_qcow2_fields *fields, struct vdisk_error *err);
+
 /* ---- qcow2_check_map.c: L1 and L2 tables ---- */
 
 /* References of the active tables and of those of snapshots; COPIED bits. */

@@ -180,22 +180,17 @@ int vd_qcow2_mend_snapshots(struct vd_qcow2_mending *mending, uint64_t l1_offset
                             struct vdisk_error *err)
 {
     struct vd_qcow2_check_run *run = mending->run;
-    struct vd_qcow2_fields old = run->header->fields;
+    struct vd_qcow2_fields fields = run->header->fields;
     struct table table = {0};
     int ret = make_table(mending, &table, err);
     if (ret == 0)
-        ret = write_table(mending, &table, &run->header->fields.snapshots_offset, err);
+        ret = write_table(mending, &table, &fields.snapshots_offset, err);
     free(table.bytes);
-    if (ret == 0) {
-        run->header->fields.snapshot_entries = table.entries;
-        run->header->fields.l1_offset = l1_offset;
-        ret = vd_qcow2_header_write_fields(run->file, run->header, err);
-    }
+    fields.snapshot_entries = table.entries;
+    fields.l1_offset = l1_offset;
     if (ret == 0)
-        ret = vd_storage_flush(run->file, err);
-    if (ret < 0)
-        run->header->fields = old;
-    else
+        ret = vd_qcow2_check_write_fields(run, &fields, err);
+    if (ret == 0)
         run->result->corruptions_fixed++;
     return ret;
 }

@@ -148,15 +148,10 @@ static int write_refcounts(struct rebuild *rebuild, struct vdisk_error *err)
 static int switch_header(const struct rebuild *rebuild, struct vdisk_error *err)
 {
     struct vd_qcow2_check_run *run = rebuild->run;
-    struct vd_qcow2_fields old = run->header->fields;
-    run->header->fields.refcount_table_offset = rebuild->first * run->geometry.cluster_bytes;
-    run->header->fields.refcount_table_clusters = (uint32_t)rebuild->table_clusters;
-    int ret = vd_qcow2_header_write_fields(run->file, run->header, err);
-    if (ret == 0)
-        ret = vd_storage_flush(run->file, err);
-    if (ret < 0)
-        run->header->fields = old;
-    return ret;
+    struct vd_qcow2_fields fields = run->header->fields;
+    fields.refcount_table_offset = rebuild->first * run->geometry.cluster_bytes;
+    fields.refcount_table_clusters = (uint32_t)rebuild->table_clusters;
+    return vd_qcow2_check_write_fields(run, &fields, err);
 }
 
 static int build(struct rebuild *rebuild, struct vdisk_error *err)
