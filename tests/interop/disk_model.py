@@ -9,11 +9,9 @@ import os
 import re
 import subprocess
 
+from tap import Fault
+
 CONVERTED_DATA_MAX = 1 << 30  # more than that outside the windows is a fault in itself
-
-
-class Fault(Exception):
-    """The two tools, or one of them and the model, do not agree."""
 
 
 class Model:

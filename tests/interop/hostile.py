@@ -6,30 +6,12 @@ one clear line, and no file may be changed or made.
 """
 import hashlib
 import os
-import shutil
 import stat
 import subprocess
-import sys
 import time
 
 SECONDS_MAX = 60         # only to find what never ends
 MEMORY_MAX = 384 << 20   # sanitizers need some
-
-
-class Tap:
-    """Numbers the tests."""
-
-    def __init__(self):
-        self.count = 0
-        self.failures = 0
-
-    def report(self, name, faults):
-        self.count += 1
-        self.failures += bool(faults)
-        print(f"{'not ' if faults else ''}ok {self.count} - {name}")
-        for fault in faults:
-            print(f"# {fault}")
-        sys.stdout.flush()
 
 
 def digest(path):
@@ -63,14 +45,6 @@ def everything():
         if stat.S_ISREG(status.st_mode):
             found[name] = digest(name)
     return found
-
-
-def clear():
-    for name in os.listdir("."):
-        if os.path.isdir(name) and not os.path.islink(name):
-            shutil.rmtree(name)
-        else:
-            os.unlink(name)
 
 
 def run(command):

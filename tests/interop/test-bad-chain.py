@@ -10,15 +10,14 @@ that names the file, and no file may be changed or made.
 import json
 import os
 import re
-import shutil
 import socket
 import sys
-import tempfile
 
 sys.dont_write_bytecode = True
 # pylint: disable=wrong-import-position
 from bad_images import CLUSTER, add_cow, add_cow_later, qed, write_file
-from hostile import MEMORY_MAX, Tap, clear, everything, run
+from hostile import MEMORY_MAX, everything, run
+from tap import Tap, clear, work_folder
 
 CHAIN_DEPTH = 300
 VDISK = ""
@@ -528,10 +527,7 @@ def main():
         return 2
     VDISK = os.path.realpath(sys.argv[1])
     tap = Tap()
-    work = tempfile.mkdtemp(prefix="vdisk-bad-chain.", dir=os.environ.get("TMPDIR", "/tmp"))
-    try:
-        os.mkdir(f"{work}/files")
-        os.chdir(f"{work}/files")
+    with work_folder("bad-chain", "files"):
         write_file("../secret", b"\x44" * 65536)
         for cases in (qed_headers, add_cow_headers, qed_tables, bad_names, loops, other_formats):
             for bad in cases():
@@ -540,11 +536,7 @@ def main():
             test_overlap(tap, name, build)
         test_good(tap)
         test_create(tap)
-    finally:
-        os.chdir("/")
-        shutil.rmtree(work)
-    print(f"1..{tap.count}")
-    return 1 if tap.failures else 0
+    return tap.end()
 
 
 if __name__ == "__main__":

@@ -12,18 +12,17 @@ place is never metadata: such a write is refused, and the image marked corrupt.
 """
 import os
 import re
-import shutil
 import struct
 import sys
-import tempfile
 
 sys.dont_write_bytecode = True
 # pylint: disable=wrong-import-position
 from bad_images import write_file
-from hostile import MEMORY_MAX, Tap, clear, everything, run
-from qcow2_image import (AUTO, BITMAPS, COMPRESSED, COMPRESSION, COPIED, CORRUPT, DATA_FILE, DATA_RAW,
-                         DIRTY, EXT_BACKING_FORMAT, EXT_BITMAPS, EXT_CRYPTO, EXT_DATA_FILE,
-                         EXT_FEATURE_NAMES, EXTENDED_L2, IN_USE, Image, deflate)
+from hostile import MEMORY_MAX, everything, run
+from qcow2_image import (AUTO, BITMAPS, COMPRESSED, COMPRESSION, COPIED, CORRUPT, DATA_RAW,
+                         EXT_BACKING_FORMAT, EXT_BITMAPS, EXT_CRYPTO, EXT_DATA_FILE,
+                         EXT_FEATURE_NAMES, EXTENDED_L2, Image, deflate)
+from tap import Tap, clear, work_folder
 
 C = 4096  # the cluster size of most images here
 VDISK = ""
@@ -761,10 +760,7 @@ def main():
         return 2
     VDISK = os.path.realpath(sys.argv[1])
     tap = Tap()
-    work = tempfile.mkdtemp(prefix="vdisk-qcow2-bad.", dir=os.environ.get("TMPDIR", "/tmp"))
-    try:
-        os.mkdir(f"{work}/files")
-        os.chdir(f"{work}/files")
+    with work_folder("qcow2-bad", "files"):
         write_file("../secret", b"\x44" * 65536)
         for cases in (headers, tables, snapshot_tables, snapshot_limits, bitmaps, cves,
                       data_files):
@@ -777,11 +773,7 @@ def main():
         test_refcount_growth(tap)
         test_info_opens_nothing(tap)
         test_probing(tap)
-    finally:
-        os.chdir("/")
-        shutil.rmtree(work)
-    print(f"1..{tap.count}")
-    return 1 if tap.failures else 0
+    return tap.end()
 
 
 if __name__ == "__main__":

@@ -19,12 +19,12 @@ import os
 import random
 import shutil
 import sys
-import tempfile
 import time
 
 sys.dont_write_bytecode = True
 # pylint: disable=wrong-import-position
 from disk_model import Fault, Model, Script, Tool
+from tap import Tap, work_folder
 
 CLUSTERS = [512, 4096, 65536, 2 << 20]
 WIDTHS = [1, 2, 4, 8, 16, 32, 64]
@@ -165,26 +165,6 @@ def compare_map(one, other):
         raise Fault(f"map: {one.name} and {other.name} differ: {differ}")
 
 
-class Tap:
-    """Numbers the tests."""
-
-    def __init__(self):
-        self.count = 0
-        self.failures = 0
-
-    def attempt(self, name, function):
-        for left in os.listdir("."):
-            os.unlink(left)
-        self.count += 1
-        try:
-            function()
-            print(f"ok {self.count} - {name}")
-        except Fault as fault:
-            self.failures += 1
-            print(f"not ok {self.count} - {name}\n# {fault}")
-        sys.stdout.flush()
-
-
 def main():
     if len(sys.argv) != 2:
         print(__doc__)
@@ -200,18 +180,12 @@ def main():
     if os.environ.get("VD_QCOW2_CHANGE") != "full":
         chosen = random.Random(seed).sample(chosen, SOME)
     tap = Tap()
-    work = tempfile.mkdtemp(prefix="vdisk-qcow2-change.", dir=os.environ.get("TMPDIR", "/tmp"))
-    try:
-        os.chdir(work)
+    with work_folder("qcow2-change"):
         for kind in chosen:
             for writer, reader in ((ours, qemu), (qemu, ours)):
                 cell = Cell(kind, writer, reader, ours, seed, operations)
                 tap.attempt(cell.name, cell.run)
-    finally:
-        os.chdir("/")
-        shutil.rmtree(work)
-    print(f"1..{tap.count}")
-    return 1 if tap.failures else 0
+    return tap.end()
 
 
 if __name__ == "__main__":

@@ -20,12 +20,12 @@ import os
 import random
 import shutil
 import sys
-import tempfile
 import time
 
 sys.dont_write_bytecode = True
 # pylint: disable=wrong-import-position
 from disk_model import Fault, Model, Script, Tool
+from tap import Tap, work_folder
 
 CLUSTERS = [512, 1024, 4096, 16384, 65536, 512 << 10, 2 << 20]
 WIDTHS = [1, 2, 4, 8, 32, 64]  # besides 16
@@ -324,32 +324,6 @@ def cells(tools, full, seed, operations):
                            operations=operations)
 
 
-class Tap:
-    """Numbers the tests."""
-
-    def __init__(self):
-        self.count = 0
-        self.failures = 0
-
-    def report(self, name, fault=None):
-        self.count += 1
-        if fault:
-            self.failures += 1
-            print(f"not ok {self.count} - {name}\n# {fault}")
-        else:
-            print(f"ok {self.count} - {name}")
-        sys.stdout.flush()
-
-    def attempt(self, name, function):
-        for file in os.listdir("."):
-            os.unlink(file)
-        try:
-            function()
-            self.report(name)
-        except Fault as fault:
-            self.report(name, fault)
-
-
 def test_sizes(tap, tools):
     """Disks of sizes that are no whole clusters, or nothing at all."""
     for writer, reader in (tools, tools[::-1]):
@@ -386,17 +360,11 @@ def main():
     full = os.environ.get("VD_QCOW2_MATRIX") == "full"
     print(f"# VD_TEST_SEED={seed} VD_QCOW2_OPS={operations}")
     tap = Tap()
-    work = tempfile.mkdtemp(prefix="vdisk-qcow2-matrix.", dir=os.environ.get("TMPDIR", "/tmp"))
-    try:
-        os.chdir(work)
+    with work_folder("qcow2-matrix"):
         test_sizes(tap, (ours, qemu))
         for cell in cells((ours, qemu), full, seed, operations):
             tap.attempt(cell.name, cell.run)
-    finally:
-        os.chdir("/")
-        shutil.rmtree(work)
-    print(f"1..{tap.count}")
-    return 1 if tap.failures else 0
+    return tap.end()
 
 
 if __name__ == "__main__":

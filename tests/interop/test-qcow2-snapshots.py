@@ -31,8 +31,9 @@ sys.dont_write_bytecode = True
 # pylint: disable=wrong-import-position
 import hostile
 from disk_model import Fault, Model, Script, Tool
-from hostile import Tap, digest
+from hostile import digest
 from qcow2_image import Image
+from tap import Tap, clear
 
 VDISK = sys.argv[1] if "/" not in sys.argv[1] else os.path.abspath(sys.argv[1])
 TAP = Tap()
@@ -69,7 +70,7 @@ def test(name, function, *args):
         faults = str(fault).splitlines()
     TAP.report(name, faults)
     if not faults:
-        hostile.clear()
+        clear()
 
 
 def want(condition, what):
@@ -556,8 +557,7 @@ def main():
             shutil.rmtree(folder)
         else:
             print(f"# what failed is in {folder}")
-    print(f"1..{TAP.count}")
-    sys.exit(TAP.failures > 0)
+    sys.exit(TAP.end())
 
 
 main()

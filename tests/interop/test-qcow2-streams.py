@@ -14,13 +14,13 @@ import random
 import shutil
 import struct
 import sys
-import tempfile
 import zlib
 
 sys.dont_write_bytecode = True
 # pylint: disable=wrong-import-position
-from hostile import MEMORY_MAX, Tap, run
+from hostile import MEMORY_MAX, run
 from qcow2_image import Image, deflate, zstd
+from tap import Tap, work_folder
 
 RANDOM = random.Random(20261121)
 SKIPPABLE = b"\x53\x2a\x4d\x18\x05\x00\x00\x00hello"
@@ -206,10 +206,7 @@ class Bench:
 
 def main():
     bench = Bench(os.path.abspath(sys.argv[1]))
-    work = tempfile.mkdtemp(prefix="vdisk-streams.")
-    os.mkdir(os.path.join(work, "files"))
-    os.chdir(os.path.join(work, "files"))
-    try:
+    with work_folder("streams", "files"):
         for bits in (9, 12, 16, 21):
             for name, case in SOUND.items():
                 bench.sound(name, bits, case)
@@ -222,11 +219,7 @@ def main():
                               bench.build(bits, compression, data, stream))
             bench.outside(bits)
             bench.twice(bits)
-    finally:
-        os.chdir("/")
-        shutil.rmtree(work)
-    print(f"1..{bench.tap.count}")
-    return 1 if bench.tap.failures else 0
+    return bench.tap.end()
 
 
 if __name__ == "__main__":

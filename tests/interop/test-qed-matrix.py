@@ -18,12 +18,12 @@ import random
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 
 sys.dont_write_bytecode = True
 # pylint: disable=wrong-import-position
 from disk_model import Fault, Model, Script, Tool
+from tap import Tap, work_folder
 
 CLUSTERS = [1 << bits for bits in range(12, 27)]
 TABLES = [1, 2, 4, 8, 16]
@@ -135,36 +135,6 @@ def qemu_takes(cluster, table):
     return created.returncode == 0 and opened.returncode == 0
 
 
-class Tap:
-    """Numbers the tests."""
-
-    def __init__(self):
-        self.count = 0
-        self.failures = 0
-
-    def report(self, name, fault=None):
-        self.count += 1
-        if fault:
-            self.failures += 1
-            print(f"not ok {self.count} - {name}\n# {fault}")
-        else:
-            print(f"ok {self.count} - {name}")
-        sys.stdout.flush()
-
-    def attempt(self, name, function):
-        clear()
-        try:
-            function()
-            self.report(name)
-        except Fault as fault:
-            self.report(name, fault)
-
-
-def clear():
-    for name in os.listdir("."):
-        os.unlink(name)
-
-
 def test_pairs(tap):
     wrong = [pair for pair in ((cluster, table) for cluster in CLUSTERS for table in TABLES)
              if qemu_takes(*pair) != qemu_should_take(*pair)]
@@ -196,9 +166,7 @@ def main():
     cells = [(pair, *tools) for pair in common for tools in ((ours, qemu), (qemu, ours))]
     if ours.name != "qemu":
         cells += [(pair, ours, ours) for pair in alone]
-    work = tempfile.mkdtemp(prefix="vdisk-qed-matrix.", dir=os.environ.get("TMPDIR", "/tmp"))
-    try:
-        os.chdir(work)
+    with work_folder("qed-matrix"):
         test_pairs(tap)
         for pair, writer, reader in cells:
             if not full and pair not in FEW:
@@ -206,11 +174,7 @@ def main():
             for backing in BACKINGS:
                 cell = Cell(pair, backing, writer, reader, seed, operations)
                 tap.attempt(cell.name, cell.run)
-    finally:
-        os.chdir("/")
-        shutil.rmtree(work)
-    print(f"1..{tap.count}")
-    return 1 if tap.failures else 0
+    return tap.end()
 
 
 if __name__ == "__main__":
