@@ -3,7 +3,7 @@
  * vdisk.h - the whole public interface of libvdisk
  *
  * Virtual disk images (raw, qcow2, GOW v1 to v3, QED, add-cow), alone or as overlays on each other,
- * over local files and HTTP(S).
+ * over local files and HTTP(S), and as network block devices (NBD).
  *
  * Conventions, unless a function says otherwise:
  * - Offsets and lengths are bytes.  Names are NUL-terminated and copied; you keep yours.
@@ -2015,6 +2015,327 @@ struct vdisk_bitmap_recover_result {
 VDISK_PUBLIC VDISK_MUST_CHECK int vdisk_bitmap_recover(
     const struct vdisk_bitmap_recover_options *options, struct vdisk_bitmap_recover_result *result,
     struct vdisk_error *err);
+
+/* ------------------------------------------------------------------------------------------ */
+/* Serving                                                                                    */
+/* ------------------------------------------------------------------------------------------ */
+
+/** What a line of a server's log is. */
+enum vdisk_log_level {
+    VDISK_LOG_ERROR = 1, /**< the server can not do what it was asked for by its owner */
+    VDISK_LOG_WARNING,   /**< a client was refused, broke the protocol, or met an I/O error */
+    VDISK_LOG_INFO,      /**< clients that come and go */
+    VDISK_LOG_DEBUG      /**< each option of a negotiation, each request that failed */
+};
+
+/**
+ * vdisk_log_fn - called with each line of a server's log
+ * @opaque:  what the server was given
+ * @level:   how important it is
+ * @message: one line without a newline, good during the call; without control characters, whatever
+ *           a client sent
+ *
+ * From any thread of the server, several at once.  It must not call back into the server.
+ */
+typedef void (*vdisk_log_fn)(void *opaque, enum vdisk_log_level level, const char *message);
+
+/** Flags of struct vdisk_tls_options. */
+enum vdisk_tls_flag {
+    VDISK_TLS_REQUIRED = 1 << 0,   /**< plain clients see nothing, not even the list of exports */
+    VDISK_TLS_VERIFY_PEER = 1 << 1 /**< clients need a certificate that the CA has signed */
+};
+
+/**
+ * struct vdisk_tls_options - encryption of NBD connections; zeroed but for what is set
+ * @struct_bytes:       sizeof(struct vdisk_tls_options)
+ * @flags:              of enum vdisk_tls_flag
+ * @reserved:           zero
+ * @directory:          with ca-cert.pem, server-cert.pem, server-key.pem, perhaps ca-crl.pem and
+ *                      dh-params.pem; NULL: no X.509
+ * @psk_file:           lines of "user:hexadecimal key"; NULL: no pre-shared keys.  One of the two
+ * @priority:           a GnuTLS priority string, or NULL for the system's
+ * @authorized:         with VDISK_TLS_VERIFY_PEER, which certificates may connect: distinguished
+ *                      names, or patterns with *; with pre-shared keys, which users.  NULL: all
+ * @authorized_entries: count of @authorized
+ *
+ * Names of files and their use are those of QEMU and nbdkit.
+ */
+struct vdisk_tls_options {
+    size_t struct_bytes;
+    uint32_t flags;
+    uint32_t reserved;
+    const char *directory;
+    const char *psk_file;
+    const char *priority;
+    const char *const *authorized;
+    size_t authorized_entries;
+};
+
+/**
+ * struct vdisk_server_options - a server; zero means the default
+ * @struct_bytes:            sizeof(struct vdisk_server_options)
+ * @workers:                 most threads, beside one a connection, that wait for disks; default 32,
+ *                           at most 1024
+ * @connections:             most connections at once; default 1024
+ * @connections_per_address: most from one IP address; default: as @connections
+ * @negotiation_ms:          a client that has not chosen an export after so long is dropped;
+ *                           default 10000
+ * @idle_ms:                 one that sends nothing, and waits for nothing, for so long is dropped;
+ *                           default: never
+ * @stall_ms:                one that takes none of its replies for so long is dropped; default:
+ *                           never
+ * @connection_bytes:        most memory for requests and replies of one connection, in bytes;
+ *                           default 72 MiB, at least 34 MiB
+ * @tls:                     or NULL: without encryption; copied
+ * @log, @opaque:            called with what happens, or NULL
+ */
+struct vdisk_server_options {
+    size_t struct_bytes;
+    uint32_t workers;
+    uint32_t connections;
+    uint32_t connections_per_address;
+    uint32_t negotiation_ms;
+    uint32_t idle_ms;
+    uint32_t stall_ms;
+    uint64_t connection_bytes;
+    const struct vdisk_tls_options *tls;
+    vdisk_log_fn log;
+    void *opaque;
+};
+
+/** An NBD server. */
+struct vdisk_server;
+
+/**
+ * vdisk_server_create() - make a server that has no export and listens nowhere yet
+ * @options: or NULL
+ * @server:  [out] goes to vdisk_server_free()
+ * @err:     [out, may be NULL] the story
+ *
+ * Any thread may call what begins with vdisk_server_ at any time until vdisk_server_free().
+ *
+ * Return: 0; -EINVAL: options; -ENOTSUP: this build has no TLS; -ENOMEM; else what reading
+ * certificates or keys met.
+ */
+VDISK_PUBLIC VDISK_MUST_CHECK int vdisk_server_create(const struct vdisk_server_options *options,
+                                                      struct vdisk_server **server,
+                                                      struct vdisk_error *err);
+
+/** Flags of struct vdisk_export_options. */
+enum vdisk_export_flag {
+    VDISK_EXPORT_WRITE = 1 << 0,           /**< clients may write: the image is open for writing */
+    VDISK_EXPORT_ALLOCATION_DEPTH = 1 << 1 /**< offer "qemu:allocation-depth" */
+};
+
+/** The longest name of an export, and the longest description, in bytes (NBD protocol). */
+#define VDISK_EXPORT_NAME_BYTES_MAX 4096u
+
+/**
+ * struct vdisk_export_options - how an image is offered; zeroed but for what is set
+ * @struct_bytes:   sizeof(struct vdisk_export_options)
+ * @flags:          of enum vdisk_export_flag
+ * @clients:        most clients at once; default: no limit but the server's
+ * @name:           what clients call it, UTF-8; NULL means "", the default export
+ * @description:    for those who list exports, or NULL
+ * @bitmaps:        names of dirty bitmaps of the image, each offered as
+ *                  "qemu:dirty-bitmap:NAME"
+ * @bitmap_entries: count of @bitmaps
+ *
+ * All offer "base:allocation"; images of format gow3 offer "vdisk:version" as well.
+ */
+struct vdisk_export_options {
+    size_t struct_bytes;
+    uint32_t flags;
+    uint32_t clients;
+    const char *name;
+    const char *description;
+    const char *const *bitmaps;
+    size_t bitmap_entries;
+};
+
+/**
+ * vdisk_server_add_export() - offer an image to clients, from now on
+ * @server:  the server
+ * @image:   stays yours; keep it open until the export is removed or the server is freed
+ * @options: or NULL: read-only, as the default export
+ * @err:     [out, may be NULL] the story
+ *
+ * An image may have several exports.
+ *
+ * Return: 0; -EEXIST: the name is taken; -EINVAL: options, or names that are no UTF-8 or too long;
+ * -EROFS: to be written, and the image is not open for that; -ENOENT, -EUCLEAN: a bitmap that is
+ * not there, or inconsistent; -ENOMEM; else as vdisk_image_info().
+ */
+VDISK_PUBLIC VDISK_MUST_CHECK int vdisk_server_add_export(
+    struct vdisk_server *server, struct vdisk_image *image,
+    const struct vdisk_export_options *options, struct vdisk_error *err);
+
+/**
+ * vdisk_server_remove_export() - offer an image no longer
+ * @server: the server
+ * @name:   of the export
+ * @err:    [out, may be NULL] the story
+ *
+ * Requests under way are answered, later ones fail with ESHUTDOWN, and its clients are
+ * disconnected.  When this returns, the server does not touch the image any more; what was written
+ * is durable if this returns 0.
+ *
+ * Return: 0; -ENOENT: there is no such export; else as vdisk_image_flush().
+ */
+VDISK_PUBLIC VDISK_MUST_CHECK int vdisk_server_remove_export(struct vdisk_server *server,
+                                                             const char *name,
+                                                             struct vdisk_error *err);
+
+/**
+ * vdisk_server_listen() - serve all who connect to a socket
+ * @server: the server
+ * @fd:     a listening stream socket of any family; the server's from now on, if this returns 0
+ * @err:    [out, may be NULL] the story
+ *
+ * Return: 0; -EINVAL: not a listening stream socket; -ESHUTDOWN: after vdisk_server_stop();
+ * -ENOMEM; or what the system says.
+ */
+VDISK_PUBLIC VDISK_MUST_CHECK int vdisk_server_listen(struct vdisk_server *server, int fd,
+                                                      struct vdisk_error *err);
+
+/**
+ * vdisk_server_connect() - serve one client that is connected already
+ * @server: the server
+ * @fd:     a connected stream socket; the server's from now on, if this returns 0
+ * @err:    [out, may be NULL] the story
+ *
+ * Return: 0; -EINVAL: not a connected stream socket; -EUSERS: there are as many as allowed;
+ * -ESHUTDOWN: after vdisk_server_stop(); -ENOMEM; or what the system says.
+ */
+VDISK_PUBLIC VDISK_MUST_CHECK int vdisk_server_connect(struct vdisk_server *server, int fd,
+                                                       struct vdisk_error *err);
+
+/**
+ * vdisk_server_reload_tls() - read certificates, revocations and keys again
+ * @server: the server
+ * @err:    [out, may be NULL] the story
+ *
+ * For new connections.  On failure the old ones stay in use.
+ *
+ * Return: 0; -ENOTSUP: the server has no TLS; else as vdisk_server_create().
+ */
+VDISK_PUBLIC VDISK_MUST_CHECK int vdisk_server_reload_tls(struct vdisk_server *server,
+                                                          struct vdisk_error *err);
+
+/**
+ * vdisk_server_serve_status() - serve a page about the server, by HTTP
+ * @server: the server
+ * @fd:     a listening stream socket; the server's from now on, if this returns 0
+ * @err:    [out, may be NULL] the story
+ *
+ * "/" is the page, "/status.json" its data, "/metrics" is for Prometheus: docs/json.md.  Nothing
+ * can be changed by it, but whoever can connect sees names, sizes and maps of all exports.
+ *
+ * Return: 0; -ENOTSUP: this build has no HTTP server; -EINVAL: not a listening stream socket;
+ * -EEXIST: there is one already; -ENOMEM.
+ */
+VDISK_PUBLIC VDISK_MUST_CHECK int vdisk_server_serve_status(struct vdisk_server *server, int fd,
+                                                            struct vdisk_error *err);
+
+/** Kinds of requests that are counted. */
+enum vdisk_request_kind {
+    VDISK_REQUEST_READ,         /**< NBD_CMD_READ */
+    VDISK_REQUEST_WRITE,        /**< NBD_CMD_WRITE */
+    VDISK_REQUEST_FLUSH,        /**< NBD_CMD_FLUSH */
+    VDISK_REQUEST_TRIM,         /**< NBD_CMD_TRIM */
+    VDISK_REQUEST_ZEROES,       /**< NBD_CMD_WRITE_ZEROES */
+    VDISK_REQUEST_CACHE,        /**< NBD_CMD_CACHE */
+    VDISK_REQUEST_BLOCK_STATUS, /**< NBD_CMD_BLOCK_STATUS */
+    VDISK_REQUEST_KINDS         /**< how many there are */
+};
+
+/** Classes of latency in struct vdisk_request_stats: below 2^(index + 4) microseconds. */
+#define VDISK_LATENCY_CLASSES 20u
+
+/**
+ * struct vdisk_request_stats - what became of the requests of one kind
+ * @requests:  answered, errors included
+ * @errors:    answered with an error
+ * @bytes:     of the disk that the successful ones read, wrote, or were about
+ * @total_us:  microseconds from the receipt of each to its answer, summed up
+ * @latencies: how many took so long, by class; the last has all that took longer
+ */
+struct vdisk_request_stats {
+    uint64_t requests;
+    uint64_t errors;
+    uint64_t bytes;
+    uint64_t total_us;
+    uint64_t latencies[VDISK_LATENCY_CLASSES];
+};
+
+/**
+ * struct vdisk_server_stats - what a server, or one export of it, has done so far
+ * @struct_bytes:   [in] sizeof(struct vdisk_server_stats)
+ * @clients:        connected now, past their negotiation
+ * @connections:    accepted so far
+ * @refused:        of these, dropped before they chose an export
+ * @received_bytes: from clients, of all kinds
+ * @sent_bytes:     to clients
+ * @requests:       by enum vdisk_request_kind
+ *
+ * Of one export, @connections and the bytes are those of clients that chose it, @refused is 0.
+ */
+struct vdisk_server_stats {
+    size_t struct_bytes;
+    uint64_t clients;
+    uint64_t connections;
+    uint64_t refused;
+    uint64_t received_bytes;
+    uint64_t sent_bytes;
+    struct vdisk_request_stats requests[VDISK_REQUEST_KINDS];
+};
+
+/**
+ * vdisk_server_stats() - count what has been done
+ * @server: the server
+ * @name:   of an export, or NULL for all
+ * @stats:  [in, out] struct_bytes set by the caller
+ * @err:    [out, may be NULL] the story
+ *
+ * Return: 0; -ENOENT: there is no such export; -EINVAL: struct_bytes.
+ */
+VDISK_PUBLIC VDISK_MUST_CHECK int vdisk_server_stats(struct vdisk_server *server, const char *name,
+                                                     struct vdisk_server_stats *stats,
+                                                     struct vdisk_error *err);
+
+/**
+ * vdisk_server_wait() - wait until clients have come and gone
+ * @server:  the server
+ * @clients: return when so many have connected since the server was made, and no client is
+ *           connected; 0: return when it stops
+ * @err:     [out, may be NULL] the story
+ *
+ * Return: 0; -ESHUTDOWN: vdisk_server_stop() was called first.
+ */
+VDISK_PUBLIC VDISK_MUST_CHECK int vdisk_server_wait(struct vdisk_server *server, uint64_t clients,
+                                                    struct vdisk_error *err);
+
+/**
+ * vdisk_server_stop() - listen no more, answer the requests under way, disconnect everybody
+ * @server:   the server
+ * @grace_ms: how long clients may take to receive their last replies; default 5000
+ * @err:      [out, may be NULL] the story
+ *
+ * When this returns, the server does not touch any image any more.  What was written is durable if
+ * this returns 0.
+ *
+ * Return: 0, again as well; else as vdisk_image_flush().
+ */
+VDISK_PUBLIC int vdisk_server_stop(struct vdisk_server *server, uint32_t grace_ms,
+                                   struct vdisk_error *err);
+
+/**
+ * vdisk_server_free() - stop, and free everything
+ * @server: or NULL
+ *
+ * Call vdisk_server_stop() first to learn whether all is durable.
+ */
+VDISK_PUBLIC void vdisk_server_free(struct vdisk_server *server);
 
 #ifdef __cplusplus
 }
