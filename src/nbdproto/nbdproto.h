@@ -18,8 +18,8 @@
 #define NBD_EXTENDED_CHUNK_MAGIC   0x6e8a278cu
 
 #define NBD_PORT                   10809u
-#define NBD_STRING_MAX             4096u /* bytes of a string; of a name and a description as well */
-#define NBD_PAYLOAD_BASE           (32u << 20) /* what every client may send and ask for at once */
+#define NBD_STRING_MAX             4096u       /* bytes of a string, such as a name */
+#define NBD_PAYLOAD_BASE           (32u << 20) /* what every client may send at once */
 
 /* Handshake flags of the server, and client flags. */
 #define NBD_FLAG_FIXED_NEWSTYLE   (1u << 0)
