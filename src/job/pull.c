@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "util/iov.h"
+#include "util/mem.h"
 
 /* What is compared and written as a whole, in formats that have no clusters. */
 #define UNIT_BYTES 4096u
@@ -158,7 +159,45 @@ static int copy(struct vd_merge *merge, struct vd_range range,
 
 /* ---- The whole ---- */
 
-/* U2, as far as it can be told without reading: better to stop than to lose what is behind. */
+static int not_found(const struct vd_merge *merge, uint64_t at, struct vdisk_error *err)
+{
+    return vd_err_set(err, EIO,
+                      "%s: what was copied to offset %" PRIu64
+                      " is not found there: the backing file has not been changed",
+                      vd_storage_name(vd_format_file(vd_image_format(merge->target))), at);
+}
+
+/*
+ * Zeros were left to what will be behind them, which now says that it has data there.  A storage
+ * may say so of zeros too, and change its mind: a file system does, when what is set aside but was
+ * never written has been read.  So only the bytes can tell.
+ */
+static int check_zeros(const struct vd_merge *merge, struct vd_range rest, struct vdisk_error *err)
+{
+    const struct state *state = merge->opaque;
+    CLEANUP_FREE uint8_t *buf = vd_alloc_io(VD_MERGE_PIECE_BYTES);
+    if (!buf)
+        return vd_err_nomem(err, "a buffer to check what was copied");
+    int ret = 0;
+    while (ret == 0 && rest.length) {
+        struct vd_range piece =
+            vd_range(rest.offset, vd_min(rest.length, (uint64_t)VD_MERGE_PIECE_BYTES));
+        ret = vd_job_throttle(merge->job, piece.length, err);
+        if (ret == 0)
+            ret = vd_job_advance(merge->job, (struct vd_job_step){0}, err);
+        if (ret == 0)
+            ret = vd_image_read_padded(state->pull->behind, buf, piece, err);
+        if (ret == 0 && !vd_buffer_is_zero(buf, (size_t)piece.length))
+            ret = not_found(merge, piece.offset, err);
+        rest = vd_range(rest.offset + piece.length, rest.length - piece.length);
+    }
+    return ret;
+}
+
+/*
+ * U2, as far as it can be told without reading what was compared: better to stop than to lose what
+ * is behind.
+ */
 static int check_done(const struct vd_merge *merge, struct vdisk_error *err)
 {
     const struct state *state = merge->opaque;
@@ -166,13 +205,12 @@ static int check_done(const struct vd_merge *merge, struct vdisk_error *err)
         enum vd_merge_kind kind;
         uint64_t length = 0;
         int ret = look(merge, vd_range(at, merge->size - at), &kind, &length, err);
+        if (ret == 0 && kind != VD_MERGE_LEAVE && state->pull->takes_all)
+            ret = not_found(merge, at, err);
+        else if (ret == 0 && kind == VD_MERGE_ZERO)
+            ret = check_zeros(merge, vd_range(at, length), err);
         if (ret < 0)
             return ret;
-        if (kind == VD_MERGE_ZERO || (kind == VD_MERGE_READ && state->pull->takes_all))
-            return vd_err_set(err, EIO,
-                              "%s: what was copied to offset %" PRIu64
-                              " is not found there: the backing file has not been changed",
-                              vd_storage_name(vd_format_file(vd_image_format(merge->target))), at);
         at += length;
     }
     return 0;
