@@ -208,9 +208,16 @@ int vd_image_look(struct vdisk_image *image, struct vd_range guest, struct vd_im
     return ret;
 }
 
+/* Zeros by the word of a format: what lies at the place that is kept for them may be anything. */
+static bool is_said_zero(const struct vdisk_extent *extent)
+{
+    return (extent->flags & (VDISK_EXTENT_ZERO | VDISK_EXTENT_HOLE)) == VDISK_EXTENT_ZERO;
+}
+
 bool vd_image_run_is_same(const struct vd_image_run *a, const struct vd_image_run *b)
 {
-    return a->storage && b->storage && a->extent.host_offset == b->extent.host_offset &&
+    return is_said_zero(&a->extent) == is_said_zero(&b->extent) && a->storage && b->storage &&
+           a->extent.host_offset == b->extent.host_offset &&
            vd_storage_identity_equals(vd_storage_identity(a->storage),
                                       vd_storage_identity(b->storage));
 }

@@ -2,6 +2,8 @@
 /* job/rebase: another backing file, and the disk reads as before. */
 #include "chain-fixture.h"
 
+#include <endian.h>
+
 static uint64_t seed;
 
 static struct vdisk_rebase_options options_for(const struct level *image,
@@ -205,6 +207,71 @@ static void what_can_not_be_is_refused(void **state)
     chain_destroy(&chain);
 }
 
+#define CLUSTER_BYTES 65536u
+
+/* Fills a cluster of a new qcow2 image; returns its place in the file. */
+static uint64_t fill_cluster(const struct level *level, uint64_t at)
+{
+    struct vdisk_image *image = level_open(level, VDISK_OPEN_WRITE);
+    struct vdisk_extent extent;
+    uint8_t *bytes = vt_calloc(CLUSTER_BYTES, 1);
+    memset(bytes, 1, CLUSTER_BYTES);
+    VT_OK(vdisk_image_pwrite(image, bytes, CLUSTER_BYTES, at, &vt_err));
+    VT_OK(vdisk_image_extent(image, at, CLUSTER_BYTES, &extent, &vt_err));
+    VT_OK(vdisk_image_close(image, &vt_err));
+    free(bytes);
+    return extent.host_offset;
+}
+
+/* Its entry, the only one for that @place, says zeros from now on, and keeps the place. */
+static void zero_in_entry(const struct level *level, uint64_t place)
+{
+    const uint64_t is_data = 1ull << 63, is_zero = 1;
+    struct vd_storage *file;
+    uint64_t size;
+    unsigned found = 0;
+    const struct vd_storage_options options = {.flags = VD_STORAGE_WRITE};
+    VT_OK(vd_storage_open(level->path, &options, &file, &vt_err));
+    VT_OK(vd_storage_size(file, &size, &vt_err));
+    for (uint64_t at = 0; at < vd_min(size, place); at += 8) {
+        uint64_t entry;
+        VT_OK(vd_storage_pread(file, &entry, sizeof(entry), at, &vt_err));
+        if (be64toh(entry) != (place | is_data))
+            continue;
+        entry = htobe64(place | is_data | is_zero);
+        VT_OK(vd_storage_pwrite(file, &entry, sizeof(entry), at, &vt_err));
+        found++;
+    }
+    vd_storage_close(file);
+    assert_int_equal(found, 1);
+}
+
+/* Zeros may keep a place in the file, where a raw disk shows what was there before. */
+static void one_file_is_read_in_two_ways(void **state)
+{
+    (void)state;
+    struct chain chain;
+    chain_init(&chain, seed);
+    uint64_t at = fill_cluster(chain_add(&chain, "probe", "qcow2", NULL, 1 << 20), 0);
+    struct level *both = chain_add(&chain, "both", "qcow2", NULL, 1 << 20);
+    assert_int_equal(fill_cluster(both, at), at); /* the same offset in disk and file */
+    zero_in_entry(both, at);
+    level_check(both);
+
+    both->format = "raw";
+    struct level *top = chain_add(&chain, "top", "qed", both, 1 << 20);
+    struct vdisk_image *image = level_open(top, 0);
+    VT_OK(vdisk_image_pread(image, top->bytes, top->size, 0, &vt_err));
+    assert_int_equal(top->bytes[at], 1);
+    VT_OK(vdisk_image_close(image, &vt_err));
+
+    both->format = "qcow2";
+    struct vdisk_rebase_options options = options_for(top, both);
+    VT_OK(vdisk_rebase(&options, NULL, &vt_err));
+    level_check(top);
+    chain_destroy(&chain);
+}
+
 int main(void)
 {
     seed = test_seed();
@@ -212,6 +279,7 @@ int main(void)
         cmocka_unit_test(random_rebases),
         cmocka_unit_test(a_canceled_rebase_is_done_again),
         cmocka_unit_test(unsafe_changes_the_name_only),
+        cmocka_unit_test(one_file_is_read_in_two_ways),
         cmocka_unit_test(what_can_not_be_is_refused),
     };
     cmocka_set_message_output(CM_OUTPUT_TAP);
