@@ -181,6 +181,43 @@ static void test_random(void **state)
     sm_free(&run.model);
 }
 
+/* ---- refused ---- */
+
+/*
+ * Going back counts up before it counts down, and 2 bits count to 3.  What is refused so leaves the
+ * bitmaps as they are.
+ */
+static void test_refused_apply_keeps_bitmaps(void **state)
+{
+    static const struct sm_shape shape = {"refused", "1.1", 4096, 2, 0, false};
+    struct vdisk_bitmap_action action = {
+        .kind = VDISK_BITMAP_ADD, .name = "b", .granularity = 4096};
+    struct run run = {0};
+    uint64_t dirty;
+    (void)state;
+    sm_init(&run.model, &shape, &run.file);
+    open_run(&run);
+    VT_OK(vdisk_bitmap_change(run.image, &action, 1, &vt_err));
+    VT_OK(vdisk_image_pwrite(run.image, "shared", 6, 0, &vt_err));
+    VT_OK(vdisk_image_snapshot_create(run.image, "a", &vt_err));
+    VT_OK(vdisk_image_snapshot_create(run.image, "b", &vt_err));
+    VT_OK(vdisk_image_pwrite(run.image, "a table of its own", 18, 4096, &vt_err));
+    action = (struct vdisk_bitmap_action){.kind = VDISK_BITMAP_CLEAR, .name = "b"};
+    VT_OK(vdisk_bitmap_change(run.image, &action, 1, &vt_err));
+    VT_FAILS(E2BIG, vdisk_image_snapshot_apply(run.image, 0, &vt_err));
+    VT_OK(vdisk_bitmap_dirty_bytes(run.image, "b", &dirty, &vt_err));
+    assert_int_equal(dirty, 0);
+    VT_OK(vdisk_image_pwrite(run.image, "x", 1, 8192, &vt_err));
+    VT_OK(vdisk_image_close(run.image, &vt_err));
+    sm_check(&run.model, run.file, false);
+    open_run(&run);
+    VT_OK(vdisk_bitmap_dirty_bytes(run.image, "b", &dirty, &vt_err));
+    assert_int_equal(dirty, 4096);
+    VT_OK(vdisk_image_close(run.image, &vt_err));
+    vd_storage_close(run.file);
+    sm_free(&run.model);
+}
+
 /* ---- power cuts ---- */
 
 enum action {
@@ -414,6 +451,7 @@ int main(void)
     static const size_t broken[] = {0, 1, 2, 4, 7};
     struct CMUnitTest tests[2 * SHAPES] = {{0}};
     size_t count = 0;
+    tests[count++] = (struct CMUnitTest)cmocka_unit_test(test_refused_apply_keeps_bitmaps);
     for (size_t i = 0; i < SHAPES; i++)
         tests[count++] = (struct CMUnitTest){
             .name = shapes[i].name, .test_func = test_random, .initial_state = (void *)&shapes[i]};

@@ -164,24 +164,29 @@ static int end_releases(struct vd_qcow2 *qcow2, struct vdisk_error *err)
     return ret;
 }
 
+/* What count_up() did to @tree, for @inner, is undone. */
+static void unrefer(struct vd_qcow2_tree *tree, const struct vd_qcow2_tree *but,
+                    struct counted *counted, const struct vdisk_error *inner)
+{
+    counted->left = counted->runs;
+    /* Nothing ever led there but what still does: no flush has to be waited for. */
+    if (vd_qcow2_tree_walk(tree, but, take_back, counted, NULL) < 0 ||
+        end_releases(tree->qcow2, NULL) < 0)
+        vd_format_fail(tree->qcow2->format, inner);
+}
+
 /*
  * One reference more to all of @tree, but to the tables that are in @but.  If one can not be
  * counted, the counts are as before.
  */
 static int refer_tree(struct vd_qcow2_tree *tree, const struct vd_qcow2_tree *but,
-                      struct vdisk_error *err)
+                      struct counted *counted, struct vdisk_error *err)
 {
-    struct vd_qcow2 *qcow2 = tree->qcow2;
-    struct counted counted = {0};
     struct vdisk_error inner = {0};
-    int ret = vd_qcow2_tree_walk(tree, but, count_up, &counted, &inner);
+    int ret = vd_qcow2_tree_walk(tree, but, count_up, counted, &inner);
     if (ret == 0)
         return 0;
-    counted.left = counted.runs;
-    /* Nothing ever led there but what still does: no flush has to be waited for. */
-    if (vd_qcow2_tree_walk(tree, but, take_back, &counted, NULL) < 0 ||
-        end_releases(qcow2, NULL) < 0)
-        vd_format_fail(qcow2->format, &inner);
+    unrefer(tree, but, counted, &inner);
     return vd_err_copy(err, &inner);
 }
 
@@ -280,13 +285,14 @@ static int refer_active(struct vd_qcow2_tree *active, struct vdisk_error *err)
 {
     struct vd_qcow2 *qcow2 = active->qcow2;
     struct vdisk_error inner = {0};
+    struct counted counted = {0};
     int ret = vd_qcow2_tree_clear_copied(active, NULL, true, &inner);
     if (ret == 0 && qcow2->header.fields.version < 3)
         ret = vd_storage_flush(qcow2->file, &inner);
     vd_table_cache_forget(&qcow2->tables);
     if (ret < 0)
         return fail(qcow2, &inner, err);
-    ret = refer_tree(active, NULL, err);
+    ret = refer_tree(active, NULL, &counted, err);
     if (ret == 0)
         return 0;
     int undone = vd_qcow2_flush(qcow2->format, &inner);
@@ -456,11 +462,26 @@ static int mark_all(struct vd_qcow2 *qcow2, struct vdisk_error *err)
     return size ? vd_qcow2_record(qcow2, vd_range(0, size), err) : 0;
 }
 
-/* Enabled bitmaps say that all of the disk changes, and get its new size. */
-static int announce(struct vd_qcow2 *qcow2, uint64_t disk_size, struct vdisk_error *err)
+/*
+ * The references of the disk that is to be, and then, as nothing but the system can refuse it any
+ * more, enabled bitmaps say that all of the disk changes, and get its new size.
+ */
+static int announce(struct vd_qcow2_tree *tree, const struct vd_qcow2_tree *old, uint64_t disk_size,
+                    struct vdisk_error *err)
 {
-    int ret = mark_all(qcow2, err);
-    return ret == 0 ? vd_qcow2_bitmaps_resize(qcow2, disk_size, err) : ret;
+    struct vd_qcow2 *qcow2 = tree->qcow2;
+    struct vdisk_error inner = {0};
+    struct counted counted = {0};
+    int ret = refer_tree(tree, old, &counted, err);
+    if (ret < 0)
+        return ret;
+    ret = mark_all(qcow2, &inner);
+    if (ret == 0)
+        ret = vd_qcow2_bitmaps_resize(qcow2, disk_size, &inner);
+    if (ret == 0)
+        return 0;
+    unrefer(tree, old, &counted, &inner);
+    return vd_err_copy(err, &inner);
 }
 
 /* S1 */
@@ -513,16 +534,13 @@ static int apply(struct vd_qcow2 *qcow2, const struct vd_qcow2_snapshot *snapsho
         ret = vd_qcow2_tree_check_tables(tree, err);
     if (ret == 0)
         ret = open_active(qcow2, old, err);
-    if (ret == 0)
-        ret = announce(qcow2, snapshot->disk_size, err);
     if (ret < 0)
         return ret;
     ret = write_l1(qcow2, tree, snapshot->disk_size, &l1_entries, &l1, err);
     if (ret == 0)
-        ret = refer_tree(tree, old, err);
+        ret = announce(tree, old, snapshot->disk_size, err);
     if (ret < 0) {
         give_back(qcow2, &l1);
-        vd_qcow2_bitmaps_resized(qcow2, false);
         return ret;
     }
     ret = vd_qcow2_tree_clear_copied(tree, old, false, &inner);
