@@ -109,9 +109,16 @@ static int draw_iov(struct vt_random *random, uint8_t *buf, size_t length, struc
     return entries;
 }
 
+static void announce(struct vt_run *run, struct vd_range guest)
+{
+    if (run->on_change && guest.length)
+        run->on_change(run->opaque, guest);
+}
+
 static void op_write(struct vt_run *run, struct vd_range guest)
 {
     struct iovec iov[IOV_MAX_ENTRIES];
+    announce(run, guest);
     vt_random_fill(&run->random, run->buf, guest.length);
     if (vt_random_chance(&run->random, 5))
         memset(run->buf, 0, guest.length);
@@ -123,6 +130,7 @@ static void op_write(struct vt_run *run, struct vd_range guest)
 /* Compressed, where the image takes that. */
 static void op_write_encoded(struct vt_run *run, struct vd_range guest)
 {
+    announce(run, guest);
     vt_encode_fill(&run->random, run->buf, guest.length);
     VT_OK(vt_write_encoded(run->image, guest, run->buf, &vt_err));
     vt_model_write(&run->model, guest, run->buf);
@@ -141,6 +149,7 @@ static void op_read(struct vt_run *run, struct vd_range guest)
 
 static void op_zero(struct vt_run *run, struct vd_range guest, bool no_hole)
 {
+    announce(run, guest);
     VT_OK(vdisk_image_write_zeroes(run->image, guest.offset, guest.length,
                                    no_hole ? VDISK_ZERO_NO_HOLE : 0, &vt_err));
     vt_model_zero(&run->model, guest, no_hole);
@@ -148,6 +157,7 @@ static void op_zero(struct vt_run *run, struct vd_range guest, bool no_hole)
 
 static void op_discard(struct vt_run *run, struct vd_range guest)
 {
+    announce(run, guest);
     VT_OK(vdisk_image_discard(run->image, guest.offset, guest.length, &vt_err));
     for (unsigned i = 0; i < run->model.window_entries; i++) {
         struct vt_window *window = &run->model.windows[i];
@@ -174,36 +184,34 @@ static struct vd_range draw_long(struct vt_run *run)
     return vd_range(start, vd_max(vd_range_end(a), vd_range_end(b)) - start);
 }
 
-static void op_resize(struct vt_run *run)
+uint64_t vt_run_draw_size(struct vt_run *run)
 {
     uint64_t size;
     switch (vt_random_below(&run->random, 3)) {
     case 0:
-        size = run->size_max;
-        break;
+        return run->size_max;
     case 1:
-        size = vt_random_below(&run->random, run->size_max / 512 + 1) * 512;
-        break;
+        return vt_random_below(&run->random, run->size_max / 512 + 1) * 512;
     default: /* not far from the end of what there is */
         size = run->model.size + vt_random_below(&run->random, 400) * 512;
         size -= vd_min(size, vt_random_below(&run->random, 800) * 512);
+        return vd_min(size, run->size_max);
     }
-    size = vd_min(size, run->size_max);
+}
+
+static void op_resize(struct vt_run *run)
+{
+    uint64_t size = vt_run_draw_size(run);
     VT_OK(vdisk_image_resize(run->image, size, VDISK_PREALLOCATION_OFF, &vt_err));
     vt_model_resize(&run->model, size);
     assert_int_equal(vdisk_image_size(run->image), size);
 }
 
-static void one_op(struct vt_run *run)
+#define DATA_OPS 998u
+
+/* @dice: below DATA_OPS; @guest: on the disk */
+static void data_op(struct vt_run *run, uint64_t dice, struct vd_range guest)
 {
-    uint64_t dice = vt_random_below(&run->random, 1000);
-    struct vd_range guest = vt_model_draw(&run->model, &run->random, run->request_max);
-    run->ops_done++;
-    if (guest.length == 0) { /* a window that the disk does not reach now */
-        if (dice < 100)
-            op_resize(run);
-        return;
-    }
     if (dice < 120 && vt_takes_encoded(run->image))
         op_write_encoded(run, guest);
     else if (dice < 380)
@@ -222,10 +230,31 @@ static void one_op(struct vt_run *run)
         walk_range(run, guest);
     else if (dice < 996)
         VT_OK(vdisk_image_flush(run->image, &vt_err));
-    else if (dice < 998)
-        op_resize(run);
     else
         vt_run_compare(run);
+}
+
+void vt_run_data_op(struct vt_run *run)
+{
+    uint64_t dice = vt_random_below(&run->random, DATA_OPS);
+    struct vd_range guest = vt_model_draw(&run->model, &run->random, run->request_max);
+    if (guest.length)
+        data_op(run, dice, guest);
+}
+
+static void one_op(struct vt_run *run)
+{
+    uint64_t dice = vt_random_below(&run->random, 1000);
+    struct vd_range guest = vt_model_draw(&run->model, &run->random, run->request_max);
+    run->ops_done++;
+    if (guest.length == 0) { /* a window that the disk does not reach now */
+        if (dice < 100)
+            op_resize(run);
+    } else if (dice < DATA_OPS) {
+        data_op(run, dice, guest);
+    } else {
+        op_resize(run);
+    }
 }
 
 static void expect_versions(struct vt_run *run)
@@ -290,18 +319,31 @@ static void create_subject(struct vt_run *run, const struct vt_stack *stack, enu
     vt_subject_create(&run->subject, stack, place, windows, entries);
 }
 
+void vt_run_begin(struct vt_run *run, const struct vt_stack *stack, enum vt_place place)
+{
+    run->size_max = stack->levels[0].size;
+    vt_model_init(&run->model, stack);
+    run->request_max = VT_WINDOW_BLOCKS * (uint64_t)run->model.block_bytes;
+    run->buf = vt_calloc(1, vt_model_window_bytes_max(&run->model));
+    create_subject(run, stack, place);
+}
+
+void vt_run_end(struct vt_run *run)
+{
+    vt_subject_destroy(&run->subject);
+    vt_model_free(&run->model);
+    free(run->buf);
+}
+
 void vt_run_format(const char *name, enum vt_place place, uint64_t size, uint64_t ops,
                    uint64_t seed)
 {
-    struct vt_run run = {.random = {seed}, .size_max = size};
+    struct vt_run run = {.random = {seed}};
     struct vt_stack stack;
     print_message("# %s on %s, %" PRIu64 " bytes: %" PRIu64 " operations, seed %" PRIu64 "\n", name,
                   vt_place_name(place), size, ops, seed);
     vt_stack_init(&stack, name, size, seed);
-    vt_model_init(&run.model, &stack);
-    run.request_max = VT_WINDOW_BLOCKS * (uint64_t)run.model.block_bytes;
-    run.buf = vt_calloc(1, vt_model_window_bytes_max(&run.model));
-    create_subject(&run, &stack, place);
+    vt_run_begin(&run, &stack, place);
     while (run.ops_done < ops) {
         /* Some sessions do nothing, or next to nothing. */
         uint64_t session = vt_random_chance(&run.random, 20)
@@ -313,7 +355,5 @@ void vt_run_format(const char *name, enum vt_place place, uint64_t size, uint64_
         close_and_check(&run);
         run.ops_done++;
     }
-    vt_subject_destroy(&run.subject);
-    vt_model_free(&run.model);
-    free(run.buf);
+    vt_run_end(&run);
 }

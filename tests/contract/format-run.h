@@ -16,6 +16,9 @@ struct vt_run {
     uint64_t request_max;
     uint64_t generation;
     uint64_t ops_done;
+    void (*on_change)(void *opaque, struct vd_range guest); /* told of what is written, zeroed and
+                                                               discarded, or NULL */
+    void *opaque;
 };
 
 /* Makes the images of @stack (drivers/stack.h) with a disk of @size bytes, does @ops operations in
@@ -25,6 +28,16 @@ void vt_run_format(const char *stack, enum vt_place place, uint64_t size, uint64
 
 /* The same model, by threads that own stripes of it which share blocks. */
 void vt_run_threads(const char *stack, enum vt_place place, uint64_t ops, uint64_t seed);
+
+/* For who runs it himself: the image of @stack in @place, not open, and its model. */
+void vt_run_begin(struct vt_run *run, const struct vt_stack *stack, enum vt_place place);
+void vt_run_end(struct vt_run *run);
+
+/* One random operation on the data; none if what it drew lies behind the end of the disk. */
+void vt_run_data_op(struct vt_run *run);
+
+/* A size for the disk, up to the one it began with. */
+uint64_t vt_run_draw_size(struct vt_run *run);
 
 /* All windows of @run's image against the model. */
 void vt_run_compare(struct vt_run *run);

@@ -114,6 +114,15 @@ struct vdisk_image *vt_subject_open(struct vt_subject *subject, uint32_t flags)
     return image;
 }
 
+struct vdisk_image *vt_subject_open_snapshot(struct vt_subject *subject, const char *name)
+{
+    struct vt_stack_files files = {.open = open_mem, .opaque = subject};
+    struct vdisk_image *image = NULL;
+    assert_true(is_in_memory(subject));
+    VT_OK(vt_stack_open_snapshot_on(&subject->stack, &files, name, &image, &vt_err));
+    return image;
+}
+
 static void print_finding(void *opaque, const char *message)
 {
     (void)opaque;

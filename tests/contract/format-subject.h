@@ -33,6 +33,9 @@ bool vt_place_works(enum vt_place place);
 
 struct vdisk_image *vt_subject_open(struct vt_subject *subject, uint32_t flags);
 
+/* A snapshot within it; in memory only. */
+struct vdisk_image *vt_subject_open_snapshot(struct vt_subject *subject, const char *name);
+
 /* Opens it for checking; fails the test unless there is nothing to find, and it is not dirty. */
 void vt_subject_expect_sound(struct vt_subject *subject);
 

@@ -460,9 +460,10 @@ static int open_by_name(void *opaque, const char *bearer, const char *name,
     return vd_err_set(err, ENOENT, "there is no '%s'", name);
 }
 
-static int open_level_on(const struct vt_stack *stack, unsigned level,
-                         const struct vt_stack_files *files, uint32_t flags,
-                         struct vdisk_image **image, struct vdisk_error *err)
+/* @snapshot: of it, or NULL */
+static int open_as(const struct vt_stack *stack, unsigned level, const struct vt_stack_files *files,
+                   uint32_t flags, const struct vdisk_snapshot_key *snapshot,
+                   struct vdisk_image **image, struct vdisk_error *err)
 {
     struct by_name by_name = {stack, files};
     struct vd_image_files named = {.open = open_by_name, .opaque = &by_name};
@@ -471,6 +472,7 @@ static int open_level_on(const struct vt_stack *stack, unsigned level,
         .flags = flags,
         .format = stack->levels[level].format,
         .passphrases = &passphrases,
+        .snapshot = snapshot,
     };
     struct vd_chain_options options = {.open = &open, .files = &named};
     struct vd_storage *file;
@@ -479,10 +481,24 @@ static int open_level_on(const struct vt_stack *stack, unsigned level,
     return ret < 0 ? ret : vd_image_open_chain_on(file, &options, image, err);
 }
 
+static int open_level_on(const struct vt_stack *stack, unsigned level,
+                         const struct vt_stack_files *files, uint32_t flags,
+                         struct vdisk_image **image, struct vdisk_error *err)
+{
+    return open_as(stack, level, files, flags, NULL, image, err);
+}
+
 int vt_stack_open_on(const struct vt_stack *stack, const struct vt_stack_files *files,
                      uint32_t flags, struct vdisk_image **image, struct vdisk_error *err)
 {
     return open_level_on(stack, 0, files, flags, image, err);
+}
+
+int vt_stack_open_snapshot_on(const struct vt_stack *stack, const struct vt_stack_files *files,
+                              const char *name, struct vdisk_image **image, struct vdisk_error *err)
+{
+    struct vdisk_snapshot_key key = {.struct_bytes = sizeof(key), .name = name};
+    return open_as(stack, 0, files, 0, &key, image, err);
 }
 
 static int open_level_in(const struct vt_stack *stack, unsigned level, const char *folder,

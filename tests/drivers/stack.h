@@ -86,4 +86,9 @@ int vt_stack_open_on(const struct vt_stack *stack, const struct vt_stack_files *
 int vt_stack_open_in(const struct vt_stack *stack, const char *folder, uint32_t flags,
                      struct vdisk_image **image, struct vdisk_error *err);
 
+/* The disk as the snapshot @name within the image has it. */
+int vt_stack_open_snapshot_on(const struct vt_stack *stack, const struct vt_stack_files *files,
+                              const char *name, struct vdisk_image **image,
+                              struct vdisk_error *err);
+
 #endif
