@@ -660,6 +660,43 @@ VDISK_PUBLIC VDISK_MUST_CHECK int vdisk_image_extent(struct vdisk_image *image, 
                                                      uint64_t length, struct vdisk_extent *extent,
                                                      struct vdisk_error *err);
 
+/**
+ * struct vdisk_version_extent - a run of the disk whose blocks have one version
+ * @offset, @length: the run, in bytes of the disk
+ * @version:         0: never written
+ * @reserved:        zero
+ */
+struct vdisk_version_extent {
+    uint64_t offset;
+    uint64_t length;
+    uint32_t version;
+    uint32_t reserved;
+};
+
+/**
+ * vdisk_image_version() - what are the versions of blocks, which tell what has changed?
+ * @image:  open image, of format gow3
+ * @offset: bytes, less than the size
+ * @length: bytes to look at, at least 1; @offset + @length at most the size
+ * @extent: [out] the run that begins at @offset: it may end earlier than the version does, and
+ *          ends within @length
+ * @err:    [out, may be NULL] the story
+ *
+ * The version of a block goes up by one when the block is first written, zeroed or discarded after
+ * the image was opened for writing; never by less than that, a crash of the writer included.
+ * Blocks whose version is the same at two times when nobody had the image open for writing have
+ * the same content.  Of a disk that is being written, it is never behind what was read of it before
+ * this call; a second change before the image is closed does not show.
+ *
+ * Return: 0; -EINVAL: range; -ENOTSUP: the format has no versions; -EUCLEAN: a writer has the image
+ * open, or did not close it, and this open is read-only: versions may be behind; else as
+ * vdisk_image_pread().
+ */
+VDISK_PUBLIC VDISK_MUST_CHECK int vdisk_image_version(struct vdisk_image *image, uint64_t offset,
+                                                      uint64_t length,
+                                                      struct vdisk_version_extent *extent,
+                                                      struct vdisk_error *err);
+
 /** Flags of struct vdisk_image_info. */
 enum vdisk_info_flag {
     VDISK_INFO_DIRTY = 1 << 0,          /**< a writer has it open, or died */

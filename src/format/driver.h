@@ -54,6 +54,9 @@ struct vd_format_driver {
     int (*map_zero)(struct vd_format *format, struct vd_range guest, unsigned flags,
                     struct vd_mapping *mapping, struct vdisk_error *err);
     int (*flush)(struct vd_format *format, struct vdisk_error *err);
+    /* NULL: its blocks have no versions.  As vd_format_version(); any thread. */
+    int (*version)(struct vd_format *format, struct vd_range guest, uint32_t *version,
+                   uint64_t *length, struct vdisk_error *err);
     int (*resize)(struct vd_format *format, const struct vd_resize *resize,
                   struct vdisk_error *err);
     /* NULL: !has_backing */

@@ -374,6 +374,23 @@ int vd_format_map_zero(struct vd_format *format, struct vd_range guest, unsigned
     return vd_format_settle(format, ret, &inner, err);
 }
 
+bool vd_format_has_versions(const struct vd_format *format)
+{
+    return format->driver->version != NULL;
+}
+
+int vd_format_version(struct vd_format *format, struct vd_range guest, uint32_t *version,
+                      uint64_t *length, struct vdisk_error *err)
+{
+    assert(guest.length && vd_range_is_within(guest, format->size)); /* F1 */
+    if (!format->driver->version)
+        return vd_err_set(err, ENOTSUP, "%s: blocks of format %s have no versions",
+                          vd_storage_name(format->file), format->driver->name);
+    int ret = format->driver->version(format, guest, version, length, err);
+    assert(ret < 0 || (*length && *length <= guest.length)); /* F2 */
+    return ret;
+}
+
 int vd_format_flush(struct vd_format *format, struct vdisk_error *err)
 {
     struct vdisk_error inner = {0};

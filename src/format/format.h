@@ -228,6 +228,17 @@ void vd_format_write_done(struct vd_format *format, const struct vd_mapping *map
 int vd_format_map_zero(struct vd_format *format, struct vd_range guest, unsigned flags,
                        struct vd_mapping *mapping, struct vdisk_error *err);
 
+/* Have the blocks of its images versions, which go up when they change? */
+bool vd_format_has_versions(const struct vd_format *format);
+
+/*
+ * The version that the blocks from the start of @guest on have in common, 0: never written.  A part
+ * of the range may be answered.  Never behind a change that a read of the disk shows.  -EUCLEAN:
+ * they may be behind, and this image can not mend that; -ENOTSUP: there are none.
+ */
+int vd_format_version(struct vd_format *format, struct vd_range guest, uint32_t *version,
+                      uint64_t *length, struct vdisk_error *err);
+
 /* All that was written, and the metadata that leads to it, is durable when this returns 0. */
 int vd_format_flush(struct vd_format *format, struct vdisk_error *err);
 

@@ -222,6 +222,15 @@ bool vd_image_run_is_same(const struct vd_image_run *a, const struct vd_image_ru
                                       vd_storage_identity(b->storage));
 }
 
+uint64_t vd_image_stride(const struct vdisk_image *image)
+{
+    uint64_t stride = UINT64_MAX;
+    for (; image; image = image->backing)
+        if (image->cluster_bytes > 1)
+            stride = vd_min(stride, (uint64_t)image->cluster_bytes * 4096);
+    return stride;
+}
+
 int vdisk_image_extent(struct vdisk_image *image, uint64_t offset, uint64_t length,
                        struct vdisk_extent *extent, struct vdisk_error *err)
 {

@@ -73,6 +73,13 @@ struct vd_image_run {
 int vd_image_look(struct vdisk_image *image, struct vd_range guest, struct vd_image_run *run,
                   struct vdisk_error *err);
 
+/* Have the blocks of the image itself versions that can be trusted?  vdisk_image_version() */
+bool vd_image_has_versions(struct vdisk_image *image);
+
+/* So many bytes of the disk are described by some tens of tables at most, in each image of the
+ * chain: for who looks at a disk in steps of bounded work. */
+uint64_t vd_image_stride(const struct vdisk_image *image);
+
 /* Do both begin with the very same bytes of the same file? */
 bool vd_image_run_is_same(const struct vd_image_run *a, const struct vd_image_run *b);
 

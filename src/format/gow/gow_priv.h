@@ -104,6 +104,9 @@ int vd_gow_map(struct vd_format *format, struct vd_range guest, struct vd_mappin
 int vd_gow_bump_locked(struct vd_gow *gow, struct vd_gow_run *run, bool *waited,
                        struct vdisk_error *err) VD_REQUIRES(gow->tables.lock);
 
+int vd_gow_version(struct vd_format *format, struct vd_range guest, uint32_t *version,
+                   uint64_t *length, struct vdisk_error *err);
+
 /* ---- gow_alloc.c ---- */
 
 /* G5: fills used and sets used_is_known; the session has begun. */

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "format/gow/gow_priv.h"
+#include "util/iov.h"
 #include "util/mem.h"
 
 #define BUMPED_BYTES (VD_GOW_REGION_BLOCKS / 8)
@@ -78,4 +79,53 @@ int vd_gow_bump_locked(struct vd_gow *gow, struct vd_gow_run *run, bool *waited,
     }
     vd_table_page_changed_locked(&gow->tables, page, offset, (size_t)able * VD_GOW_ENTRY_BYTES);
     return 0;
+}
+
+/*
+ * Who reads an image that a writer has not closed can not know which of the blocks in its marked
+ * regions have changed: gow §5.2.  A writer has mended that when it opened the image.
+ */
+static int check_versions(struct vd_gow *gow, struct vdisk_error *err)
+{
+    if (vd_format_is_writable(gow->format))
+        return 0;
+    vd_mutex_lock(&gow->session_lock);
+    bool is_behind = (gow->header.flags & VD_GOW_FLAG_DIRTY) ||
+                     !vd_buffer_is_zero(gow->header.intent, sizeof(gow->header.intent));
+    vd_mutex_unlock(&gow->session_lock);
+    if (!is_behind)
+        return 0;
+    return vd_err_set(err, EUCLEAN,
+                      "%s: a writer has it open, or did not close it: block versions may be behind "
+                      "the changes until it is opened for writing again, and closed",
+                      vd_storage_name(gow->file));
+}
+
+int vd_gow_version(struct vd_format *format, struct vd_range guest, uint32_t *version,
+                   uint64_t *length, struct vdisk_error *err)
+{
+    struct vd_gow *gow = format->state;
+    uint32_t first = vd_gow_block_of(guest.offset);
+    uint64_t offset = vd_gow_version_entry_offset(&gow->layout, first);
+    struct vd_table_page *page;
+    bool waited = false; /* all below is learned afterwards */
+    int ret = check_versions(gow, err);
+    if (ret < 0)
+        return ret;
+
+    vd_mutex_lock(&gow->tables.lock);
+    ret = vd_table_cache_get_locked(&gow->tables, offset, &page, &waited, err);
+    if (ret == 0) {
+        const struct le32 *versions = vd_table_page_at(page, offset);
+        uint64_t limit = (vd_table_page_end(&gow->tables, page) - offset) / VD_GOW_ENTRY_BYTES;
+        uint32_t last = vd_gow_block_of(vd_range_end(guest) - 1);
+        limit = vd_min(limit, last - first + 1);
+        uint32_t count = 1;
+        *version = le32_get(versions[0]);
+        while (count < limit && le32_get(versions[count]) == *version)
+            count++;
+        *length = vd_min(guest.length, vd_gow_guest_offset(first + count) - guest.offset);
+    }
+    vd_mutex_unlock(&gow->tables.lock);
+    return ret;
 }
