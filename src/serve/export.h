@@ -19,6 +19,7 @@ struct vd_export {
     struct vd_contexts contexts; /* owned */
     struct vd_counters counters;
     atomic_bool is_removed; /* requests fail with ESHUTDOWN */
+    uint64_t serial;        /* of all exports that were ever added, from 1 on */
     struct vd_export *next; /* under the lock of the list */
     unsigned holders;       /* under the lock of the list: clients, and others for a while */
 };
@@ -27,7 +28,8 @@ struct vd_export {
 struct vd_exports {
     struct vd_mutex lock;
     struct vd_cond changed;  /* somebody let go */
-    struct vd_export *first; /* under lock */
+    struct vd_export *first; /* under lock: by serial */
+    uint64_t added;          /* under lock: so far */
     struct vd_counters past; /* what was counted for those that were removed */
 };
 
@@ -51,6 +53,9 @@ void vd_export_leave(struct vd_exports *exports, struct vd_export *export); /* a
 /* Holds the export after @export, or the first one for NULL; releases @export.  For listing. */
 struct vd_export *vd_exports_next(struct vd_exports *exports, struct vd_export *export);
 void vd_export_release(struct vd_exports *exports, struct vd_export *export);
+
+/* Holds the first export behind the one of that serial, for who does not hold it in between. */
+struct vd_export *vd_exports_after(struct vd_exports *exports, uint64_t serial);
 
 /* Takes it off the list and marks it: nobody finds it any more.  -ENOENT.  Then cut its clients,
  * and wait. */
