@@ -10,31 +10,14 @@
 #include "storage/http_priv.h"
 #include "util/iov.h"
 
-#define TIMEOUT_MS_DEFAULT  30000u
-#define RETRIES_DEFAULT     5u
-#define CONNECTIONS_DEFAULT 4u
-#define CONNECTIONS_MAX     64u
-#define REDIRECTS_MAX       10u
+#define REDIRECTS_MAX 10u
 
 static int read_settings(struct vd_http_settings *settings,
                          const struct vdisk_network_options *options, struct vdisk_error *err)
 {
-    if (options->struct_bytes != sizeof(*options) || options->reserved)
-        return vd_err_set(err, EINVAL,
-                          "network options: struct_bytes is %zu and reserved %" PRIu32
-                          ": this library wants %zu and 0",
-                          options->struct_bytes, options->reserved, sizeof(*options));
-    if (options->connections > CONNECTIONS_MAX)
-        return vd_err_set(err, EINVAL, "network options: %" PRIu32 " connections: at most %u",
-                          options->connections, CONNECTIONS_MAX);
-    if (options->timeout_ms > INT32_MAX)
-        return vd_err_set(err, EINVAL, "network options: timeout of %" PRIu32 " ms: at most %d",
-                          options->timeout_ms, INT32_MAX);
-    settings->timeout_ms = options->timeout_ms ? options->timeout_ms : TIMEOUT_MS_DEFAULT;
-    settings->retries = options->retries ? options->retries : RETRIES_DEFAULT;
-    if (options->retries == VDISK_NO_RETRIES)
-        settings->retries = 0;
-    settings->connections = options->connections ? options->connections : CONNECTIONS_DEFAULT;
+    int ret = vd_network_settings(options, &settings->network, err);
+    if (ret < 0)
+        return ret;
     if (options->ca_file) {
         settings->ca_file = strdup(options->ca_file);
         if (!settings->ca_file)

@@ -111,7 +111,7 @@ static CURLcode set_fixed_options(struct vd_http_conn *conn)
     SET(CURLOPT_SSL_VERIFYHOST, 2L);
     SET(CURLOPT_TCP_KEEPALIVE, 1L);
     SET(CURLOPT_BUFFERSIZE, RECEIVE_BYTES);
-    SET(CURLOPT_CONNECTTIMEOUT_MS, (long)settings->timeout_ms);
+    SET(CURLOPT_CONNECTTIMEOUT_MS, (long)settings->network.timeout_ms);
     SET(CURLOPT_HEADERFUNCTION, on_header);
     SET(CURLOPT_HEADERDATA, conn);
     SET(CURLOPT_WRITEFUNCTION, on_body);
@@ -200,7 +200,7 @@ static int start(struct vd_http_conn *conn, struct vd_http_request *request,
 static uint32_t patience_ms(const struct vd_http_conn *conn)
 {
     uint64_t waited = clock_ms() - conn->moved_ms;
-    uint32_t limit = conn->http->settings.timeout_ms;
+    uint32_t limit = conn->http->settings.network.timeout_ms;
     return waited >= limit ? 0 : limit - (uint32_t)waited;
 }
 
@@ -228,7 +228,7 @@ static int drive(struct vd_http_conn *conn, CURLcode *result, struct vdisk_error
         if (!patience) {
             conn->request->may_retry = true;
             return vd_err_set(err, ETIMEDOUT, "no byte came for %" PRIu32 " ms",
-                              conn->http->settings.timeout_ms);
+                              conn->http->settings.network.timeout_ms);
         }
         curl_multi_poll(conn->multi, NULL, 0, (int)vd_min(patience, POLL_MS_MAX), NULL);
     }
@@ -355,7 +355,7 @@ void vd_http_conn_wake(struct vd_http_conn *conn)
 int vd_http_conn_get(struct vd_http *http, struct vd_http_conn **conn, struct vdisk_error *err)
 {
     vd_mutex_lock(&http->pool_lock);
-    while (!http->idle && http->conn_count == http->settings.connections)
+    while (!http->idle && http->conn_count == http->settings.network.connections)
         vd_cond_wait(&http->pool_changed, &http->pool_lock);
     *conn = http->idle;
     if (*conn)

@@ -11,7 +11,7 @@
  * H1  A byte reaches a caller only after the header it came with was found to be that of the same
  *     file (size, ETag or else Last-Modified), and of exactly the range that was asked for.
  * H2  User, password and token are sent to the origin that they were given for, no other.
- * H3  There are never more than settings.connections connections.
+ * H3  There are never more than settings.network.connections connections.
  */
 #ifndef VD_STORAGE_HTTP_PRIV_H
 #define VD_STORAGE_HTTP_PRIV_H
@@ -23,6 +23,7 @@
 #include "storage/http.h"
 #include "storage/http_head.h"
 #include "storage/http_url.h"
+#include "storage/network.h"
 
 /* What the first request asks for, and what stays in memory of the answer. */
 #define VD_HTTP_HEAD_BYTES   4096u
@@ -33,9 +34,7 @@ struct vd_http_conn;
 struct vd_http_spool;
 
 struct vd_http_settings {
-    uint32_t timeout_ms;
-    uint32_t retries;
-    uint32_t connections;
+    struct vd_network_settings network;
     char *ca_file; /* or NULL */
 };
 

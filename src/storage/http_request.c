@@ -132,7 +132,7 @@ static bool is_stopped(const struct vd_http_request *request)
 
 int vd_http_run(struct vd_http_conn *conn, struct vd_http_request *request, struct vdisk_error *err)
 {
-    uint32_t retries = conn->http->settings.retries;
+    uint32_t retries = conn->http->settings.network.retries;
     uint32_t failures = 0;
     for (;;) {
         struct vdisk_error reason = {0};
