@@ -124,7 +124,7 @@ static json_t *mended_string(const char *text)
 char *vd_cli_shown_name(const char *text)
 {
     char *shown = strdup(text);
-    if (shown && (strncasecmp(shown, "http://", 7) == 0 || strncasecmp(shown, "https://", 8) == 0))
+    if (shown && (strncasecmp(shown, "http", 4) == 0 || strncasecmp(shown, "nbd", 3) == 0))
         vd_url_strip_secrets(shown, "");
     return shown;
 }

@@ -80,8 +80,11 @@ static int open_through_gate(struct chain *chain, const char *name,
             chain,
             &(struct member){.identity = vd_storage_identify(named->path), .name = named->path},
             err);
+    struct vd_storage_options how = *options;
+    if (!chain->is_trusted)
+        how.flags |= VD_STORAGE_NAMED;
     if (ret == 0)
-        ret = vd_storage_open(named->path, options, storage, err);
+        ret = vd_storage_open(named->path, &how, storage, err);
     if (ret < 0)
         return ret;
     ret = vd_gate_confirm(&pass, *storage, err);

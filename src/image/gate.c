@@ -66,7 +66,7 @@ int vd_gate_trust_beside(struct vd_gate *gate, const char *path, bool always,
 {
     free(gate->beside);
     gate->beside = NULL;
-    if (!always && !has_flag(gate, VDISK_GATE_BESIDE))
+    if ((!always && !has_flag(gate, VDISK_GATE_BESIDE)) || !vd_named_has_directory(path))
         return 0;
     bool is_url = !vd_storage_name_is_local(path);
     CLEANUP_FREE char *directory = directory_of(path, is_url ? strcspn(path, "?#") : strlen(path));

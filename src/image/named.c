@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 #include "storage/storage.h"
 #include "util/mem.h"
@@ -12,6 +13,12 @@
 static bool has_prefix(const char *text, const char *prefix)
 {
     return strncmp(text, prefix, strlen(prefix)) == 0;
+}
+
+bool vd_named_has_directory(const char *bearer)
+{
+    const char *end = vd_storage_name_is_local(bearer) ? NULL : strstr(bearer, "://");
+    return !end || end - bearer < 5 || strncasecmp(end - 5, "+unix", 5) != 0;
 }
 
 /* How much of a name is its directory, the last slash included?  A URL's query is not looked at. */
@@ -74,6 +81,12 @@ static int resolve_file(struct vd_named *named, const char *bearer, const char *
                           "the name '%s' begins with an unknown protocol: a file that is really "
                           "called so is written ./%s",
                           name, name);
+    if (!is_url && !vd_named_has_directory(bearer))
+        return vd_err_set(
+            err, ENOTSUP,
+            "the name '%s' in an image that is reached through a socket: only a whole "
+            "URI means something there",
+            name);
     if (is_url)
         named->path = strdup(name);
     else

@@ -20,6 +20,12 @@ struct vd_named {
  */
 int vd_named_resolve(struct vd_named *named, const char *bearer, const char *name,
                      struct vdisk_error *err);
+/*
+ * Is there anything beside @bearer that a relative name could mean?  Not beside an export behind a
+ * socket: the socket is in the query of its URI, and no directory is.
+ */
+bool vd_named_has_directory(const char *bearer);
+
 void vd_named_free(struct vd_named *named);
 
 /*

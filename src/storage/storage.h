@@ -23,7 +23,8 @@ enum vd_storage_open_flag {
     VD_STORAGE_SYNC = 1 << 5,       /* every write durable at once */
     VD_STORAGE_UNSAFE = 1 << 6,     /* flush does nothing */
     VD_STORAGE_SEQUENTIAL = 1 << 7, /* drop what was read from the page cache */
-    VD_STORAGE_GLANCE = 1 << 8      /* for a header: opening brings no more than 320 bytes along */
+    VD_STORAGE_GLANCE = 1 << 8,     /* for a header: opening brings no more than 320 bytes along */
+    VD_STORAGE_NAMED = 1 << 9       /* an image names it: a URL must not name files of the user's */
 };
 
 struct vd_storage_options {

@@ -189,6 +189,11 @@ static void urls_are_permitted_by_how_they_begin(void **state)
         {"http://h/dir/", "http://h/dir/..%2fx", false},
         {"http://h/dir/", "http://h/dir\\..\\x", false},
         {"h/dir/", "http://h/dir/x", false},
+        {"nbd://h/", "nbd://h/x", true},
+        {"nbd://h", "nbd://h:1/x", false},
+        {"nbd+unix:///e?socket=/s", "nbd+unix:///e?socket=/s", true},
+        {"nbd+unix:///e?socket=/s", "nbd+unix:///e?socket=/s&socket=/t", false},
+        {"nbd+unix:///e?socket=/s", "nbd+unix:///e?socket=/t", false},
         {"/", "http://h/dir/x", false},
     };
     for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
@@ -204,6 +209,12 @@ static void urls_are_permitted_by_how_they_begin(void **state)
     check_refused(&beside, "http://h/dir/top", "/base");
     check_refused(&beside, "http://h/dir/top", "http://other/dir/base");
     check_refused(&beside, "in/top", "http://h/dir/base");
+    check_permitted(&beside, "nbd://h/top", "base");
+    check_refused(&beside, "nbd://h/top", "nbd://h:1/base");
+    check_refused(&beside, "nbd://h/top", "nbd+unix:///base?socket=/s");
+    check_refused(&beside, "nbd+unix:///top?socket=/s", "nbd+unix:///base?socket=/t");
+    check_refused(&beside, "nbd+unix:///top?socket=/s", "nbd+unix:///top?socket=/s");
+    check_refused(&beside, "in/top", "nbd://h/base");
 }
 
 static void json_needs_leave_of_its_own(void **state)

@@ -29,7 +29,8 @@ static void check_rows(const struct row *rows, size_t entries)
             if (ret < 0)
                 fail_msg("'%s' in '%s': %s", row->name, row->bearer, err.message);
             assert_string_equal(named.path, row->path);
-            assert_int_equal(named.is_url, strstr(row->path, "http") == row->path);
+            assert_int_equal(named.is_url, strstr(row->path, "http") == row->path ||
+                                               strstr(row->path, "nbd") == row->path);
             assert_int_equal(named.is_json, strncmp(row->name, "json:", 5) == 0);
             assert_string_equal(named.format ? named.format : "", row->format ? row->format : "");
         }
@@ -83,7 +84,7 @@ static void other_protocols_are_refused(void **state)
     (void)state;
     static const struct row rows[] = {
         {"a/top.qed", "nbd:unix:/sock", NULL, NULL},
-        {"a/top.qed", "nbd://host/export", NULL, NULL},
+        {"a/top.qed", "nbd:host:10809", NULL, NULL},
         {"a/top.qed", "rbd:pool/image", NULL, NULL},
         {"a/top.qed", "fd:3", NULL, NULL},
         {"a/top.qed", "ftp://host/x", NULL, NULL},
@@ -110,6 +111,13 @@ static void what_a_server_bears_stays_on_the_server(void **state)
         {"http://h/a/top.qed", "http://other/x", "http://other/x", NULL},
         {"a/top.qed", "http://other/x", "http://other/x", NULL},
         {"http://h/a/top.qed", "../base.raw", "http://h/a/../base.raw", NULL},
+        {"nbd://h/a/top.qed", "base.raw", "nbd://h/a/base.raw", NULL},
+        {"nbd://h:1/top", "/base", "nbd://h:1/base", NULL},
+        {"nbd://h/top", "nbd+unix:///e?socket=/s", "nbd+unix:///e?socket=/s", NULL},
+        {"nbd+unix:///top?socket=/s", "nbd://h/base", "nbd://h/base", NULL},
+        {"nbd+unix:///top?socket=/s", "base", NULL, NULL},
+        {"nbds+unix:///top?socket=/s", "/base", NULL, NULL},
+        {"NBD+UNIX:///top?socket=/s", "file:/base", NULL, NULL},
     };
     CHECK_ROWS(rows);
 }
@@ -135,6 +143,28 @@ static void json_names_mean_one_file(void **state)
         {"a/top.qed", "json:{\"filename\":\"b\\u0063\"}", "a/bc", NULL},
         {"a/top.qed", "json:{\"filename\":\"[[[[[[[[[[[[[[[[[[[[\\\"{{\"}",
          "a/[[[[[[[[[[[[[[[[[[[[\"{{", NULL},
+    };
+    CHECK_ROWS(rows);
+}
+
+static void json_names_mean_exports(void **state)
+{
+    (void)state;
+    static const struct row rows[] = {
+        {"a/top.qed", "json:{\"driver\":\"nbd\",\"host\":\"h\"}", "nbd://h:10809/", NULL},
+        {"a/top.qed",
+         "json:{\"driver\":\"raw\",\"file\":{\"driver\":\"nbd\",\"export\":\"a b\","
+         "\"server\":{\"type\":\"inet\",\"host\":\"h\",\"port\":\"1\"}}}",
+         "nbd://h:1/a%20b", "raw"},
+        {"a/top.qed",
+         "json:{\"driver\":\"qcow2\",\"file.driver\":\"nbd\",\"file.export\":\"e\","
+         "\"file.server.type\":\"unix\",\"file.server.path\":\"/a&b\"}",
+         "nbd+unix:///e?socket=/a%26b", "qcow2"},
+        {"a/top.qed", "json:{\"driver\":\"nbd\",\"path\":\"/s\"}", "nbd+unix:///?socket=/s", NULL},
+        {"a/top.qed", "json:{\"driver\":\"nbd\",\"server.host\":\"::1\"}", "nbd://[::1]:10809/",
+         NULL},
+        {"a/top.qed", "json:{\"driver\":\"nbd\",\"url\":\"nbd+unix:///e?socket=/s\"}",
+         "nbd+unix:///e?socket=/s", NULL},
     };
     CHECK_ROWS(rows);
 }
@@ -166,6 +196,19 @@ static void other_json_is_refused(void **state)
         {"a/top.qed", "json:{\"driver\":\"https\",\"url\":\"http://h/x\"}", NULL, NULL},
         {"a/top.qed", "json:{\"filename\":\"json:{\\\"filename\\\":\\\"b\\\"}\"}", NULL, NULL},
         {"a/top.qed", "json:{\"filename\":\"nbd:x\"}", NULL, NULL},
+        {"a/top.qed", "json:{\"driver\":\"nbd\"}", NULL, NULL},
+        {"a/top.qed", "json:{\"driver\":\"nbd\",\"filename\":\"b\"}", NULL, NULL},
+        {"a/top.qed", "json:{\"driver\":\"nbd\",\"export\":\"e\"}", NULL, NULL},
+        {"a/top.qed", "json:{\"driver\":\"nbd\",\"server.host\":\"h/x@\"}", NULL, NULL},
+        {"a/top.qed", "json:{\"host\":\"h\"}", NULL, NULL},
+        {"a/top.qed", "json:{\"driver\":\"nbd\",\"host\":\"h\",\"path\":\"/s\"}", NULL, NULL},
+        {"a/top.qed", "json:{\"driver\":\"nbd\",\"host\":\"h\",\"port\":\"x\"}", NULL, NULL},
+        {"a/top.qed", "json:{\"driver\":\"nbd\",\"host\":\"h\",\"tls-creds\":\"t\"}", NULL, NULL},
+        {"a/top.qed", "json:{\"driver\":\"nbd\",\"server\":{\"export\":\"e\"}}", NULL, NULL},
+        {"a/top.qed", "json:{\"driver\":\"nbd\",\"type\":\"unix\",\"path\":\"/s\"}", NULL, NULL},
+        {"a/top.qed", "json:{\"driver\":\"nbd\",\"server\":{\"type\":\"fd\",\"path\":\"3\"}}", NULL,
+         NULL},
+        {"a/top.qed", "json:{\"driver\":\"nbd\",\"url\":\"nbd://h\",\"export\":\"e\"}", NULL, NULL},
     };
     CHECK_ROWS(rows);
 }
@@ -221,6 +264,7 @@ int main(void)
         cmocka_unit_test(other_protocols_are_refused),
         cmocka_unit_test(what_a_server_bears_stays_on_the_server),
         cmocka_unit_test(json_names_mean_one_file),
+        cmocka_unit_test(json_names_mean_exports),
         cmocka_unit_test(other_json_is_refused),
         cmocka_unit_test(nested_json_is_bounded),
         cmocka_unit_test(long_names_are_kept_whole),
