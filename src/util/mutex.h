@@ -70,6 +70,12 @@ static inline void vd_cond_wait(struct vd_cond *cond, struct vd_mutex *mutex) VD
     pthread_cond_wait(&cond->native, &mutex->native);
 }
 
+/* Wakes at least one of those who wait. */
+static inline void vd_cond_signal(struct vd_cond *cond)
+{
+    pthread_cond_signal(&cond->native);
+}
+
 static inline void vd_cond_broadcast(struct vd_cond *cond)
 {
     pthread_cond_broadcast(&cond->native);
