@@ -104,6 +104,17 @@ int vd_image_write_encoded(struct vdisk_image *image, enum vd_codec codec,
                            const struct vd_image_encoded *clusters, size_t entries,
                            struct vdisk_error *err);
 
+/*
+ * Is what begins at guest.offset zero, by the word of the formats alone?  *length gets how much of
+ * @guest, which is not empty, the answer is good for.
+ */
+int vd_image_known_zero(struct vdisk_image *image, struct vd_range guest, uint64_t *length,
+                        bool *is_zero, struct vdisk_error *err);
+
+/* Would vdisk_image_write_zeroes() surely take less time than writing as many bytes?  @guest:
+ * within the size. */
+bool vd_image_zeroes_fast(struct vdisk_image *image, struct vd_range guest, unsigned flags);
+
 /* Takes the image behind @image out, for the caller to close; NULL if there is none.  From then on
  * @image does not know it any more. */
 struct vdisk_image *vd_image_take_backing(struct vdisk_image *image);
