@@ -5,6 +5,9 @@
 
 #include <assert.h>
 #include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <time.h>
 
 #ifdef __clang__
 #define VD_TSA(attribute) __attribute__((attribute))
@@ -55,9 +58,15 @@ static inline void vd_mutex_unlock(struct vd_mutex *mutex) VD_RELEASES(*mutex) V
 
 static inline void vd_cond_init(struct vd_cond *cond)
 {
-    int ret = pthread_cond_init(&cond->native, NULL);
+    pthread_condattr_t attributes;
+    int ret = pthread_condattr_init(&attributes);
+    assert(ret == 0);
+    ret = pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+    assert(ret == 0);
+    ret = pthread_cond_init(&cond->native, &attributes);
     assert(ret == 0);
     (void)ret;
+    pthread_condattr_destroy(&attributes);
 }
 
 static inline void vd_cond_destroy(struct vd_cond *cond)
@@ -79,6 +88,16 @@ static inline void vd_cond_signal(struct vd_cond *cond)
 static inline void vd_cond_broadcast(struct vd_cond *cond)
 {
     pthread_cond_broadcast(&cond->native);
+}
+
+/* As vd_cond_wait(), until @deadline at most, in milliseconds of CLOCK_MONOTONIC.  false: it has
+ * passed. */
+static inline bool vd_cond_wait_until(struct vd_cond *cond, struct vd_mutex *mutex,
+                                      uint64_t deadline) VD_REQUIRES(*mutex)
+{
+    struct timespec until = {.tv_sec = (time_t)(deadline / 1000),
+                             .tv_nsec = (long)(deadline % 1000) * 1000000};
+    return pthread_cond_timedwait(&cond->native, &mutex->native, &until) == 0;
 }
 
 #endif
