@@ -7,7 +7,11 @@
 
 struct vd_tls;
 
-/* Reads certificates and keys.  -ENOTSUP in a build without GnuTLS. */
+/*
+ * Reads certificates and keys.  -ENOTSUP in a build without GnuTLS.  Of a file of pre-shared keys,
+ * empty lines and those that begin with # are skipped.  An authorised name may be in the order of
+ * the certificate or in that of RFC 4514, which are the two that GnuTLS prints.
+ */
 int vd_tls_create(const struct vdisk_tls_options *options, struct vd_tls **tls,
                   struct vdisk_error *err);
 
@@ -21,7 +25,9 @@ bool vd_tls_is_required(const struct vd_tls *tls);
 
 /*
  * Shakes hands with the client on the plain @stream, checks who it is, and makes it a stream by
- * TLS.  After a failure it can only be closed.  @peer gets the name of the client, for logs.
+ * TLS.  After a failure it can only be closed.  The name of the client, if there is one, is added
+ * to
+ * @peer, for logs.
  */
 #define VD_TLS_PEER_BYTES 256u
 int vd_tls_begin(struct vd_tls *tls, struct vd_stream *stream, uint64_t deadline,
