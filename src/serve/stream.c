@@ -236,6 +236,11 @@ bool vd_stream_sends_beside(const struct vd_stream *stream)
     return stream->driver->sends_beside;
 }
 
+void vd_stream_end_receiving(struct vd_stream *stream)
+{
+    (void)shutdown(stream->fd, SHUT_RD);
+}
+
 void vd_stream_cut(struct vd_stream *stream)
 {
     /* Fails for a client that has gone, who is waited for by nobody. */

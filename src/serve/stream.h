@@ -65,6 +65,10 @@ int vd_stream_send_all(struct vd_stream *stream, const void *buf, size_t length,
 bool vd_stream_has_received(struct vd_stream *stream);
 bool vd_stream_sends_beside(const struct vd_stream *stream);
 
+/* Receives nothing more but what has arrived, then finds the end; from any thread.  Whoever sends
+ * goes on. */
+void vd_stream_end_receiving(struct vd_stream *stream);
+
 /* Makes every wait for it end, from any thread: receiving finds the end, sending EPIPE. */
 void vd_stream_cut(struct vd_stream *stream);
 
