@@ -2269,7 +2269,7 @@ VDISK_PUBLIC VDISK_MUST_CHECK int vdisk_server_reload_tls(struct vdisk_server *s
  * can be changed by it, but whoever can connect sees names, sizes and maps of all exports.
  *
  * Return: 0; -ENOTSUP: this build has no HTTP server; -EINVAL: not a listening stream socket;
- * -EEXIST: there is one already; -ENOMEM.
+ * -EEXIST: there is one already; -ESHUTDOWN: after vdisk_server_stop(); -ENOMEM.
  */
 VDISK_PUBLIC VDISK_MUST_CHECK int vdisk_server_serve_status(struct vdisk_server *server, int fd,
                                                             struct vdisk_error *err);

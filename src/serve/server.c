@@ -240,7 +240,8 @@ static void flush_all(struct vdisk_server *server, struct vdisk_error *err)
 }
 
 /* Whoever comes second waits for the first. */
-static bool begin_to_stop(struct vdisk_server *server, struct vd_listener **listener)
+static bool begin_to_stop(struct vdisk_server *server, struct vd_listener **listener,
+                          struct vd_status **status)
 {
     vd_mutex_lock(&server->lock);
     bool is_first = !server->is_closed;
@@ -249,7 +250,9 @@ static bool begin_to_stop(struct vdisk_server *server, struct vd_listener **list
         atomic_store(&server->is_stopping, true);
         vd_cond_broadcast(&server->changed);
         *listener = server->listener;
+        *status = server->status;
         server->listener = NULL;
+        server->status = NULL;
     }
     while (!is_first && !server->has_stopped)
         vd_cond_wait(&server->changed, &server->lock);
@@ -261,9 +264,11 @@ int vdisk_server_stop(struct vdisk_server *server, uint32_t grace_ms, struct vdi
 {
     uint64_t deadline = vd_now_ms() + (grace_ms ? grace_ms : GRACE_MS_DEFAULT);
     struct vd_listener *listener = NULL;
-    if (begin_to_stop(server, &listener)) {
+    struct vd_status *status = NULL;
+    if (begin_to_stop(server, &listener, &status)) {
         if (listener)
             vd_listener_free(listener);
+        vd_status_free(status);
         vd_connections_end(server, NULL, deadline);
         struct vdisk_error failure = {0};
         flush_all(server, &failure);

@@ -74,6 +74,6 @@ void vd_listener_free(struct vd_listener *listener); /* accepts no more, closes 
 /* The page about the server: status.c.  @fd as with add(). */
 int vd_status_create(struct vdisk_server *server, int fd, struct vd_status **status,
                      struct vdisk_error *err);
-void vd_status_free(struct vd_status *status);
+void vd_status_free(struct vd_status *status); /* or NULL */
 
 #endif
