@@ -149,8 +149,9 @@ static int examine(struct vd_flow *flow)
     struct vd_request *request = &flow->request;
     bool is_filter = request->command == NBD_CMD_BLOCK_STATUS && request->payload_bytes;
     flow->refusal = 0;
-    if (is_filter && request->payload_bytes <= IN_WHOLE_BYTES) {
-        if (in_bytes(flow) < request->payload_bytes)
+    if (is_filter) {
+        /* One that does not fit in there is refused for its length, and not looked at. */
+        if (request->payload_bytes <= IN_WHOLE_BYTES && in_bytes(flow) < request->payload_bytes)
             return PAUSE_INPUT;
         flow->refusal =
             vd_request_filter(flow->session, request, flow->in + flow->in_start, &flow->why);

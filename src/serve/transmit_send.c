@@ -19,7 +19,7 @@ void vd_send_wake(struct vd_flow *flow, unsigned wakes)
     eventfd_write(flow->wake_fd, 1);
 }
 
-static void forget(struct vd_flow *flow)
+static void forget(struct vd_flow *flow) VD_REQUIRES(flow->lock)
 {
     while (flow->first) {
         struct vd_task *task = flow->first;
@@ -48,6 +48,7 @@ void vd_send_push(struct vd_flow *flow, struct vd_task *task)
 
 /* The start of the queue as one list of buffers. */
 static unsigned list_queue(const struct vd_flow *flow, struct iovec iov[SEND_ENTRIES])
+    VD_REQUIRES(flow->lock)
 {
     unsigned entries = 0;
     for (const struct vd_task *task = flow->first; task; task = task->next)
@@ -60,7 +61,7 @@ static unsigned list_queue(const struct vd_flow *flow, struct iovec iov[SEND_ENT
 }
 
 /* @bytes of the start of the queue have been sent. */
-static void advance(struct vd_flow *flow, size_t bytes)
+static void advance(struct vd_flow *flow, size_t bytes) VD_REQUIRES(flow->lock)
 {
     while (bytes) {
         struct vd_task *task = flow->first;
