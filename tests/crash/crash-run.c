@@ -94,12 +94,20 @@ static void cut_several(struct vt_crash_run *run, enum vt_call call, const size_
     }
 }
 
+/* Of a run that has to find something wrong, one thing is enough. */
+static bool has_noticed(const struct vt_crash_run *run)
+{
+    return run->plan->ignore_period && run->tally->violations;
+}
+
 static void cut_here(void *opaque, struct vd_storage *storage, enum vt_call call)
 {
     struct vt_crash_run *run = opaque;
     size_t pending[VT_STACK_FILES_MAX] = {0}, all = 0;
     unsigned changed = 0;
     (void)storage;
+    if (has_noticed(run))
+        return;
     for (unsigned i = 0; i < run->stack.file_entries; i++) {
         pending[i] = vt_crash_pending(run->crash.all[i]);
         all += pending[i];
@@ -415,7 +423,7 @@ static void one_round(struct vt_crash_run *run, const struct content *durable, u
         vt_crash_set_hook(run->crash.all[i], cut_here, run);
     run->next_weight = 0;
     open_session(run);
-    for (uint64_t i = 0; i < ops; i++, run->op_number++)
+    for (uint64_t i = 0; i < ops && !has_noticed(run); i++, run->op_number++)
         one_op(run);
     close_session(run);
     vt_crash_files_close(&run->crash);

@@ -27,7 +27,8 @@ struct vt_crash_plan {
     uint64_t seed;
     unsigned draws;         /* states of each random kind at a cut */
     unsigned sync_every;    /* gow3: of so many states one is synced for real; 0: none */
-    uint32_t ignore_period; /* to show that faults are found: vt_crash_ignore_flushes() */
+    uint32_t ignore_period; /* to show that faults are found, until one is; else 0:
+                               vt_crash_ignore_flushes() */
     uint32_t ignore_index;
     unsigned ignore_file; /* one file only; VT_STACK_NONE: all of them */
 };

@@ -4,7 +4,8 @@
  *
  *   test-crash-image STACK     such as gow3, or add-cow-over-qed: drivers/stack.h
  *
- * VD_CRASH_OPS: operations of the workload, default 120; 2000 for a full run.
+ * VD_CRASH_OPS: operations of the workload, default 120, or 40 with a cipher, whose key each state
+ *               costs to unlock; 2500 for a full run.
  * VD_CRASH_DRAWS: states of each random kind at every cut, default 1.
  * VD_CRASH_SEED: seed, default a fixed one.
  */
@@ -32,12 +33,17 @@ static double seconds_now(void)
     return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
 }
 
+static uint64_t default_ops(const char *stack)
+{
+    return VT_SHARE(strstr(stack, "luks") ? 40 : 120);
+}
+
 static void test_power_cuts(void **state)
 {
     struct vt_crash_tally tally = {0};
     struct vt_crash_plan plan = {.stack = *state,
                                  .size = DISK_BYTES,
-                                 .ops = number_from("VD_CRASH_OPS", 120),
+                                 .ops = number_from("VD_CRASH_OPS", default_ops(*state)),
                                  .round_ops = 40,
                                  .seed = number_from("VD_CRASH_SEED", 20261121),
                                  .draws = (unsigned)number_from("VD_CRASH_DRAWS", 1),
@@ -77,11 +83,10 @@ static void expect_to_notice(const char *stack, unsigned lie, unsigned file)
     char where[16] = "every file";
     if (file != VT_STACK_NONE)
         snprintf(where, sizeof(where), "file %u", file);
-    print_message("# %s: flush %" PRIu32 " of %" PRIu32 " ignored in %s: %" PRIu64 " of %" PRIu64
-                  " states are wrong\n",
-                  plan.stack, lies[lie].index, lies[lie].period, where, tally.violations,
-                  tally.states);
     assert_true(tally.violations > 0);
+    print_message("# %s: flush %" PRIu32 " of %" PRIu32 " ignored in %s: noticed within %" PRIu64
+                  " states\n",
+                  plan.stack, lies[lie].index, lies[lie].period, where, tally.states);
 }
 
 /*

@@ -214,10 +214,7 @@ static inline void expect_bytes(struct fixture *fix, uint64_t offset, uint64_t l
 {
     uint8_t *buf = vt_calloc(length, 1);
     VT_OK(vdisk_image_pread(fix->image, buf, length, offset, &vt_err));
-    for (uint64_t i = 0; i < length; i++)
-        if (buf[i] != byte)
-            fail_msg("byte %llu is 0x%02x, expected 0x%02x", (unsigned long long)(offset + i),
-                     buf[i], byte);
+    vt_assert_filled(buf, length, byte);
     free(buf);
 }
 

@@ -224,7 +224,8 @@ static inline void image_shows(struct vdisk_image *image, const uint8_t *bytes, 
     uint8_t *read = vt_calloc(size ? size : 1, 1);
     assert_int_equal(vdisk_image_size(image), size);
     VT_OK(vdisk_image_pread(image, read, size, 0, &vt_err));
-    for (size_t i = 0; i < size; i++) {
+    bool is_same = memcmp(read, bytes, size) == 0;
+    for (size_t i = 0; i < size && !is_same; i++) {
         if (read[i] != bytes[i]) {
             print_error("%s: byte %zu of %zu is %u and should be %u\n",
                         vd_storage_name(vd_format_file(vd_image_format(image))), i, size, read[i],

@@ -173,8 +173,7 @@ static inline void expect(struct fixture *fix, uint64_t offset, uint64_t length,
             uint8_t *buf = vt_calloc(mapping.guest.length, 1);
             VT_OK(vd_storage_pread(mapping.storage, buf, mapping.guest.length, mapping.host_offset,
                                    &vt_err));
-            for (uint64_t i = 0; i < mapping.guest.length; i++)
-                assert_int_equal(buf[i], byte);
+            vt_assert_filled(buf, mapping.guest.length, byte);
             free(buf);
         }
         offset += mapping.guest.length;

@@ -189,8 +189,7 @@ static inline void expect(struct writer *writer, uint64_t offset, uint64_t lengt
     while (length) {
         size_t step = (size_t)vd_min(length, sizeof(bytes));
         read_disk(writer, offset, step, bytes);
-        for (size_t i = 0; i < step; i++)
-            assert_int_equal(bytes[i], byte);
+        vt_assert_filled(bytes, step, byte);
         offset += step;
         length -= step;
     }

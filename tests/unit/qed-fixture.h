@@ -195,8 +195,7 @@ static inline void expect(struct fixture *fix, uint64_t offset, uint64_t length,
         memset(bytes, mapping.kind == VD_MAP_ZERO ? 0 : BACKING_BYTE, step);
         if (mapping.kind == VD_MAP_DATA)
             VT_OK(vd_storage_pread(mapping.storage, bytes, step, mapping.host_offset, &vt_err));
-        for (size_t i = 0; i < step; i++)
-            assert_int_equal(bytes[i], byte);
+        vt_assert_filled(bytes, step, byte);
         offset += step;
         length -= step;
     }

@@ -70,8 +70,7 @@ static void expect_disk(uint64_t size, uint8_t byte)
     assert_int_equal(vdisk_image_size(image), size);
     uint8_t *buf = vt_calloc(size + 1, 1);
     VT_OK(vdisk_image_pread(image, buf, size, 0, &vt_err));
-    for (uint64_t i = 0; i < size; i++)
-        assert_int_equal(buf[i], byte);
+    vt_assert_filled(buf, size, byte);
     free(buf);
     VT_OK(vdisk_image_close(image, &vt_err));
 }

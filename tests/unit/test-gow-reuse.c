@@ -208,8 +208,7 @@ static int change_others(struct vdisk_image *image, struct vdisk_error *err)
 
 static void expect_bytes(const uint8_t *buf, size_t length, uint8_t byte)
 {
-    for (size_t i = 0; i < length; i++)
-        assert_int_equal(buf[i], byte);
+    vt_assert_filled(buf, length, byte);
 }
 
 static void expect_block(struct vdisk_image *image, uint32_t block, uint8_t byte)
