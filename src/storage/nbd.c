@@ -13,15 +13,10 @@
 static int check_options(const struct vd_nbd *nbd, const struct vd_storage_options *options,
                          struct vdisk_error *err)
 {
-    if (nbd->uri.names_files && !nbd->is_trusted)
+    if ((nbd->uri.has_key || nbd->uri.certificates) && !nbd->is_trusted)
         return vd_err_set(err, EPERM,
                           "the image that names it names files with certificates or keys too "
                           "(tls-certificates, tls-psk-file): refused");
-    if (nbd->uri.is_tls && !nbd->uri.names_files && options->network && options->network->ca_file)
-        return vd_err_set(err, EINVAL,
-                          "a file of certificates to trust is for https only: put it into a "
-                          "directory as ca-cert.pem, and name that in the URI: "
-                          "?tls-certificates=DIRECTORY");
     if (options->flags & VD_STORAGE_EXCLUSIVE)
         return vd_err_set(err, EEXIST, "an export is there already, or never");
     return 0;

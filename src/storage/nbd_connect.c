@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "storage/nbd_priv.h"
+#include "util/mem.h"
 
 #define TEXT_BYTES            512u
 #define MIN_BYTES_DEFAULT     512u
@@ -47,6 +48,32 @@ int vd_nbd_library_error(int fallback_code, struct vdisk_error *err)
         if (iscntrl((unsigned char)*c))
             *c = '?';
     return vd_err_set(err, code > 0 ? code : fallback_code, "%s", text);
+}
+
+/*
+ * libnbd verifies a certificate only if it has found those to trust, and knows what the server is
+ * called; it goes on without a word if not.
+ */
+static int check_can_verify(const struct vd_nbd_uri *uri, struct vdisk_error *err)
+{
+    if (!uri->is_tls || uri->has_key)
+        return 0;
+    if (uri->transport != VD_NBD_TCP)
+        return vd_err_set(
+            err, EINVAL,
+            "TLS with certificates wants a server that has the name of a host; here a "
+            "key that both know can be used: tls-psk-file=FILE");
+    if (!uri->certificates)
+        return vd_err_set(
+            err, EINVAL,
+            "TLS: who is to be trusted?  Name a directory that has ca-cert.pem in it, "
+            "?tls-certificates=DIRECTORY, or a file with a key, ?tls-psk-file=FILE");
+    CLEANUP_FREE char *path = NULL;
+    if (asprintf(&path, "%s/ca-cert.pem", uri->certificates) < 0) {
+        path = NULL;
+        return vd_err_nomem(err, "a file name");
+    }
+    return access(path, R_OK) == 0 ? 0 : vd_err_errno(err, errno, "can not read '%s'", path);
 }
 
 static int new_handle(const struct vd_nbd *nbd, struct nbd_handle **handle, struct vdisk_error *err)
@@ -148,9 +175,13 @@ int vd_nbd_connect(struct vd_nbd *nbd, uint32_t timeout_ms, struct nbd_handle **
                    struct vd_nbd_facts *facts, struct vdisk_error *err)
 {
     *handle = NULL;
-    int ret = new_handle(nbd, handle, err);
+    int ret = check_can_verify(&nbd->uri, err);
+    if (ret == 0)
+        ret = new_handle(nbd, handle, err);
     if (ret == 0)
         ret = negotiate(*handle, timeout_ms, err);
+    if (ret == 0 && nbd->uri.is_tls && nbd_get_tls_negotiated(*handle) <= 0)
+        ret = vd_err_set(err, EACCES, "the server did not start TLS");
     if (ret == 0)
         ret = read_facts(*handle, facts, err);
     if (ret < 0) {

@@ -140,6 +140,33 @@ static int take_socket(struct vd_nbd_uri *uri, const char *value, size_t length,
     return ret;
 }
 
+/* libnbd reads these itself; names and values are as it takes them, or refused here. */
+static int take_tls(struct vd_nbd_uri *uri, const char *name, const char *value, size_t length,
+                    struct vdisk_error *err)
+{
+    CLEANUP_FREE char *path = NULL;
+    bool is_key = strcmp(name, "tls-psk-file") == 0;
+    if (!is_key && strcmp(name, "tls-certificates") != 0)
+        return vd_err_set(err, EINVAL,
+                          "URI: unknown parameter '%s': there are socket, tls-certificates and "
+                          "tls-psk-file",
+                          name);
+    if (!uri->is_tls)
+        return vd_err_set(err, EINVAL, "URI: parameter '%s': only nbds: and its like use TLS",
+                          name);
+    if (uri->has_key || uri->certificates)
+        return vd_err_set(err, EINVAL,
+                          "URI: parameter '%s': TLS has either a key or certificates, once", name);
+    int ret = decode(value, length, name, &path, err);
+    if (ret == 0 && !*path)
+        return vd_err_set(err, EINVAL, "URI: parameter '%s' is empty", name);
+    if (is_key)
+        uri->has_key = true;
+    else
+        uri->certificates = STEAL_PTR(path);
+    return ret;
+}
+
 /* One "name=value". */
 static int take_parameter(struct vd_nbd_uri *uri, const char *text, size_t length,
                           struct vdisk_error *err)
@@ -148,23 +175,14 @@ static int take_parameter(struct vd_nbd_uri *uri, const char *text, size_t lengt
     size_t name_bytes = equals ? (size_t)(equals - text) : length;
     const char *value = equals ? equals + 1 : text + length;
     size_t value_bytes = (size_t)(text + length - value);
-    CLEANUP_FREE char *name = NULL;
-    int ret = decode(text, name_bytes, "parameter", &name, err);
-    if (ret < 0 || !*name)
-        return ret;
-    if (strcasecmp(name, "socket") == 0)
+    if (!length)
+        return 0;
+    CLEANUP_FREE char *name = strndup(text, name_bytes);
+    if (!name)
+        return vd_err_nomem(err, "a URI");
+    if (strcmp(name, "socket") == 0)
         return take_socket(uri, value, value_bytes, err);
-    bool is_certificates = strcasecmp(name, "tls-certificates") == 0;
-    if (!is_certificates && strcasecmp(name, "tls-psk-file") != 0)
-        return vd_err_set(err, EINVAL,
-                          "URI: unknown parameter '%s': there are socket, tls-certificates and "
-                          "tls-psk-file",
-                          name);
-    if (!uri->is_tls)
-        return vd_err_set(err, EINVAL, "URI: parameter '%s': only nbds: and its like use TLS",
-                          name);
-    uri->names_files = true;
-    return 0;
+    return take_tls(uri, name, value, value_bytes, err);
 }
 
 static int take_query(struct vd_nbd_uri *uri, const char *query, struct vdisk_error *err)
@@ -245,6 +263,7 @@ void vd_nbd_uri_free(struct vd_nbd_uri *uri)
     free(uri->place);
     free(uri->port);
     free(uri->export_name);
+    free(uri->certificates);
     *uri = (struct vd_nbd_uri){0};
 }
 

@@ -14,11 +14,12 @@ enum vd_nbd_transport {
 struct vd_nbd_uri {
     enum vd_nbd_transport transport;
     bool is_tls;
-    bool names_files;  /* certificates or keys, by a parameter */
-    char *text;        /* the URI with its scheme in small letters, for libnbd */
-    char *place;       /* host in small letters, path of the socket, or context number */
-    char *port;        /* NULL for a socket */
-    char *export_name; /* decoded; empty: the server's default */
+    bool has_key;       /* tls-psk-file names a file with a key that both know */
+    char *certificates; /* tls-certificates: a directory, decoded; NULL: not given */
+    char *text;         /* the URI with its scheme in small letters, for libnbd */
+    char *place;        /* host in small letters, path of the socket, or context number */
+    char *port;         /* NULL for a socket */
+    char *export_name;  /* decoded; empty: the server's default */
 };
 
 #define VD_NBD_SCHEMES "nbd", "nbds", "nbd+unix", "nbds+unix", "nbd+vsock", "nbds+vsock"
