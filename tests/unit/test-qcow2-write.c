@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Writing qcow2 images: where clusters come from, what is shared, and what is refused. */
+#include "format/qcow2/qcow2_write.h"
 #include "qcow2-writer.h"
 
 #define OFFSET_MASK UINT64_C(0x00fffffffffffe00)
@@ -195,6 +196,45 @@ static void test_free_metadata(void **state)
     writer_destroy(&writer);
 }
 
+/* W10: data that does not count by mistake is not cut off with the end of the file. */
+static void test_uncounted_end(void **state)
+{
+    (void)state;
+    struct writer writer;
+    writer_create(&writer, &(struct q2_shape){.size = 4 * MIB});
+    uint64_t first = q2_add_data(&writer.image, 0, 1);
+    uint64_t last = q2_add_data(&writer.image, 65536, 2);
+    assert_true(last > first);
+    q2_set_refcount(&writer.image, last, 0);
+    writer_open(&writer, VD_FORMAT_WRITE);
+    assert_int_equal(fill(&writer, 0, 512, 7), 0);
+    flush(&writer);
+    writer_close(&writer);
+    writer_open(&writer, 0);
+    expect(&writer, 0, 512, 7);
+    expect(&writer, 65536, 65536, 2);
+    writer_close(&writer);
+    writer_destroy(&writer);
+}
+
+/* W10: two entries lead to one table, which has one reference: it is not given up with the first.
+ */
+static void test_given_up_metadata(void **state)
+{
+    (void)state;
+    struct writer writer;
+    writer_create(&writer, &(struct q2_shape){.size = 4 * MIB});
+    uint64_t data = q2_add_data(&writer.image, 0, 1);
+    writer_open(&writer, VD_FORMAT_WRITE);
+    VT_OK(vd_qcow2_begin(writer.format->state, &vt_err));
+    VT_OK(vd_qcow2_release(writer.format->state, writer.image.l1, 1, &vt_err));
+    writer_fail(&writer, EBADMSG);
+    assert_int_equal(q2_get(writer.image.file, 72, 8), 2); /* the corrupt bit */
+    assert_int_equal(q2_refcount(&writer.image, writer.image.l1), 1);
+    assert_int_equal(q2_get(writer.image.file, data, 1), 1);
+    writer_destroy(&writer);
+}
+
 /* W9: bits that promise what a change may break go before the first change, and not before. */
 static void test_autoclear(void **state)
 {
@@ -370,6 +410,7 @@ int main(void)
         cmocka_unit_test(test_full_disk),      cmocka_unit_test(test_fixed_length),
         cmocka_unit_test(test_reuse),          cmocka_unit_test(test_refcount_table_grows),
         cmocka_unit_test(test_behind_the_end), cmocka_unit_test(test_opened_for_check),
+        cmocka_unit_test(test_uncounted_end),  cmocka_unit_test(test_given_up_metadata),
     };
     cmocka_set_message_output(CM_OUTPUT_TAP);
     return cmocka_run_group_tests(tests, NULL, NULL);

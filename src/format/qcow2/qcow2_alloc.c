@@ -432,7 +432,7 @@ int vd_qcow2_trim(struct vd_qcow2 *qcow2, struct vdisk_error *err)
     vd_mutex_lock(&qcow2->writer->alloc_lock);
     uint64_t end = vd_min(writer->end, vd_qcow2_clusters(&qcow2->geometry, writer->file_bytes));
     uint64_t count = 0;
-    while (ret == 0 && end > 0 && count == 0) {
+    while (ret == 0 && end > writer->kept_end && count == 0) {
         ret = vd_qcow2_refs_get(qcow2, end - 1, &count, err);
         end -= ret == 0 && count == 0;
     }

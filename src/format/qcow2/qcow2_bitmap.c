@@ -114,30 +114,10 @@ static bool is_recording(const struct vd_qcow2_bitmap *bitmap)
     return bitmap->is_valid && (bitmap->entry.flags & VD_QCOW2_BITMAP_AUTO);
 }
 
-/* What a bitmap needs before bits are set in it. */
-static int prepare_to_record(struct vd_qcow2 *qcow2, struct vd_qcow2_bitmap *bitmap,
-                             struct vdisk_error *err)
+/* W5: a place that bitmaps have is nobody else's. */
+static int check_refcounts(struct vd_qcow2 *qcow2, uint64_t host, uint64_t clusters,
+                           struct vdisk_error *err)
 {
-    int ret = vd_qcow2_bitmap_bits_load(qcow2, bitmap, err);
-    if (ret == 0 && !bitmap->fresh.values)
-        ret = vd_qcow2_pieces_new(qcow2, bitmap->table.count, &bitmap->fresh, err);
-    return ret;
-}
-
-/*
- * W5: a place that bitmaps have is no other metadata, and nobody else's.  The directory is known
- * already, as the header leads to it.
- */
-static int check_place(struct vd_qcow2 *qcow2, uint64_t host, uint64_t clusters,
-                       struct vdisk_error *err)
-{
-    bool is_directory = host == qcow2->header.bitmaps.directory_offset;
-    uint64_t where;
-    vd_mutex_lock(&qcow2->tables.lock);
-    const char *other = vd_qcow2_meta_hit_locked(qcow2, host, clusters, &where);
-    vd_mutex_unlock(&qcow2->tables.lock);
-    if (other && !(is_directory && strcmp(other, VD_QCOW2_META_BITMAPS_NAME) == 0))
-        return vd_qcow2_overlap(qcow2, "bitmaps", other, where, err);
     int ret = 0;
     for (uint64_t i = 0; i < clusters && ret == 0; i++) {
         uint64_t at = host + (i << qcow2->geometry.cluster_bits);
@@ -145,10 +125,45 @@ static int check_place(struct vd_qcow2 *qcow2, uint64_t host, uint64_t clusters,
         ret = vd_qcow2_refcount(qcow2, at, &refcount, err);
         if (ret == 0 && refcount != 1)
             ret = vd_err_set(err, EBADMSG,
-                             "the cluster at 0x%" PRIx64 ", which bitmaps have, has refcount "
+                             "%s: the cluster at 0x%" PRIx64 ", which bitmaps have, has refcount "
                              "%" PRIu64 ": must be 1: run vdisk check -r all",
-                             at, refcount);
+                             vd_storage_name(qcow2->file), at, refcount);
     }
+    return ret;
+}
+
+/* W5: nor is it other metadata. */
+static int check_place(struct vd_qcow2 *qcow2, uint64_t host, uint64_t clusters,
+                       struct vdisk_error *err)
+{
+    int ret = vd_qcow2_check_place(qcow2, host, clusters, "bitmaps", err);
+    return ret < 0 ? ret : check_refcounts(qcow2, host, clusters, err);
+}
+
+int vd_qcow2_bitmap_table_claim(struct vd_qcow2 *qcow2, struct vd_qcow2_bitmap *bitmap,
+                                struct vdisk_error *err)
+{
+    int ret = vd_qcow2_bitmap_table_load(qcow2, bitmap, err);
+    for (size_t i = 0; i < bitmap->table.count && ret == 0; i++) {
+        enum vd_qcow2_bitmap_piece piece;
+        uint64_t host;
+        if (vd_qcow2_bitmap_piece_decode(bitmap->table.values[i], qcow2->geometry.cluster_bits,
+                                         &piece, &host) &&
+            piece == VD_QCOW2_BITMAP_DATA)
+            ret = check_place(qcow2, host, 1, err);
+    }
+    return ret;
+}
+
+/* What a bitmap needs before bits are set in it. */
+static int prepare_to_record(struct vd_qcow2 *qcow2, struct vd_qcow2_bitmap *bitmap,
+                             struct vdisk_error *err)
+{
+    int ret = vd_qcow2_bitmap_bits_load(qcow2, bitmap, err);
+    if (ret == 0 && bitmap->is_in_file)
+        ret = vd_qcow2_bitmap_table_claim(qcow2, bitmap, err);
+    if (ret == 0 && !bitmap->fresh.values)
+        ret = vd_qcow2_pieces_new(qcow2, bitmap->table.count, &bitmap->fresh, err);
     return ret;
 }
 
@@ -159,21 +174,23 @@ static int tell_place(struct vd_qcow2 *qcow2, uint64_t host, uint64_t clusters,
     return vd_qcow2_meta_add(qcow2, VD_QCOW2_META_BITMAPS, host, clusters, err);
 }
 
-/* Calls @visit for the directory and each table that are in the file. */
-static int visit_places(struct vd_qcow2 *qcow2,
-                        int (*visit)(struct vd_qcow2 *, uint64_t, uint64_t, struct vdisk_error *),
+typedef int (*place_fn)(struct vd_qcow2 *qcow2, uint64_t host, uint64_t clusters,
+                        struct vdisk_error *err);
+
+/* Calls @directory, and @table for each, that are in the file. */
+static int visit_places(struct vd_qcow2 *qcow2, place_fn directory, place_fn table,
                         struct vdisk_error *err)
 {
     const struct vd_qcow2_list *list = &qcow2->dirty->list;
     const struct vd_qcow2_bitmaps_extension *place = &qcow2->header.bitmaps;
     int ret = 0;
     if (qcow2->dirty->is_trusted && place->is_present)
-        ret = visit(qcow2, place->directory_offset,
-                    vd_qcow2_clusters(&qcow2->geometry, place->directory_bytes), err);
+        ret = directory(qcow2, place->directory_offset,
+                        vd_qcow2_clusters(&qcow2->geometry, place->directory_bytes), err);
     for (size_t i = 0; i < list->count && ret == 0; i++) {
         const struct vd_qcow2_bitmap *bitmap = list->bitmaps[i];
         if (bitmap->is_in_file)
-            ret = visit(qcow2, bitmap->entry.table_offset,
+            ret = table(qcow2, bitmap->entry.table_offset,
                         vd_qcow2_table_clusters(qcow2, bitmap->entry.table_entries), err);
     }
     return ret;
@@ -184,10 +201,34 @@ int vd_qcow2_bitmap_list_claim(struct vd_qcow2 *qcow2, struct vdisk_error *err)
     struct vd_qcow2_dirty *dirty = qcow2->dirty;
     int ret = vd_qcow2_bitmap_list_load(qcow2, err);
     if (ret == 0 && !dirty->is_checked) {
-        ret = visit_places(qcow2, check_place, err);
+        /* The overlap check knows the directory already, as the header leads to it. */
+        ret = visit_places(qcow2, check_refcounts, check_place, err);
         dirty->is_checked = ret == 0; /* what is stored later has places of its own */
     }
-    return ret < 0 ? ret : visit_places(qcow2, tell_place, err);
+    return ret < 0 ? ret : visit_places(qcow2, tell_place, tell_place, err);
+}
+
+/* Some messages tell of the file, and others of what is in it. */
+static int name_file(const struct vd_qcow2 *qcow2, int ret, struct vdisk_error *err)
+{
+    const char *name = vd_storage_name(qcow2->file);
+    bool is_named = err && strncmp(err->message, name, strlen(name)) == 0;
+    return ret == 0 || is_named ? ret : vd_err_prefix(err, ret, "%s: ", name);
+}
+
+int vd_qcow2_bitmaps_claim(struct vd_qcow2 *qcow2, bool with_tables, struct vdisk_error *err)
+{
+    const struct vd_qcow2_bitmaps_extension *place = &qcow2->header.bitmaps;
+    struct vd_qcow2_list *list = &qcow2->dirty->list;
+    if (!place->is_present || place->is_draft)
+        return 0;
+    vd_mutex_lock(&qcow2->dirty->lock);
+    int ret = vd_qcow2_bitmap_list_claim(qcow2, err);
+    for (size_t i = 0; i < list->count && ret == 0 && with_tables; i++)
+        if (list->bitmaps[i]->is_valid && list->bitmaps[i]->is_in_file)
+            ret = vd_qcow2_bitmap_table_claim(qcow2, list->bitmaps[i], err);
+    vd_mutex_unlock(&qcow2->dirty->lock);
+    return name_file(qcow2, ret, err);
 }
 
 /* Finds those that record, loads their bits, and marks them in the file: D1. */
@@ -249,7 +290,7 @@ int vd_qcow2_record(struct vd_qcow2 *qcow2, struct vd_range guest, struct vdisk_
             ret = begin_recording(qcow2, err);
         vd_mutex_unlock(&qcow2->dirty->lock);
         if (ret < 0)
-            return vd_err_prefix(err, ret, "%s: ", vd_storage_name(qcow2->file));
+            return name_file(qcow2, ret, err);
         if (atomic_load(&dirty->state) == VD_QCOW2_DIRTY_NONE)
             return 0;
     }
@@ -276,6 +317,8 @@ static int prepare_to_resize(struct vd_qcow2 *qcow2, struct vd_qcow2_bitmap *bit
                                            &count, err);
     if (ret == 0)
         ret = vd_qcow2_bitmap_bits_load(qcow2, bitmap, err);
+    if (ret == 0 && bitmap->is_in_file)
+        ret = vd_qcow2_bitmap_table_claim(qcow2, bitmap, err);
     if (ret == 0)
         ret = vd_bitmap_copy(bitmap->bits, &bitmap->resized, err);
     if (ret == 0)
@@ -331,7 +374,7 @@ int vd_qcow2_bitmaps_resize(struct vd_qcow2 *qcow2, uint64_t size, struct vdisk_
     if (ret == 0) /* what is written meanwhile lies behind one of the two ends */
         atomic_store(&qcow2->dirty->state, VD_QCOW2_DIRTY_NONE);
     vd_mutex_unlock(&qcow2->dirty->lock);
-    return ret;
+    return name_file(qcow2, ret, err);
 }
 
 void vd_qcow2_bitmaps_resized(struct vd_qcow2 *qcow2, bool ok)

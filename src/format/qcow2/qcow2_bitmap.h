@@ -45,6 +45,11 @@ int vd_qcow2_bitmaps_open(struct vd_qcow2 *qcow2, struct vdisk_error *err);
 /* Has the image bitmaps, valid or not? */
 bool vd_qcow2_has_bitmaps(const struct vd_qcow2 *qcow2);
 
+/* Before anything else is changed whose place a bitmap may have, or the other way round: the
+ * overlap check knows the places of bitmaps, and they are their own; with @with_tables, where bits
+are, too. The session has begun. */
+int vd_qcow2_bitmaps_claim(struct vd_qcow2 *qcow2, bool with_tables, struct vdisk_error *err);
+
 /*
  * Before the disk gets another size, and before anything is changed for that: all bitmaps can have
  * it, and are marked IN_USE.  Then resized() tells how it ended: @ok: the file has the new size.

@@ -366,11 +366,11 @@ static int load_tables(struct change *change, struct vdisk_error *err)
     for (size_t i = 0; i < change->list.count && ret == 0; i++) {
         struct vd_qcow2_bitmap *bitmap = change->list.bitmaps[i];
         if (bitmap->is_in_file && bitmap->is_rewritten)
-            ret = vd_qcow2_bitmap_table_load(change->qcow2, bitmap, err);
+            ret = vd_qcow2_bitmap_table_claim(change->qcow2, bitmap, err);
     }
     for (size_t i = 0; i < change->dropped.count && ret == 0; i++)
         if (change->dropped.bitmaps[i]->is_in_file)
-            ret = vd_qcow2_bitmap_table_load(change->qcow2, change->dropped.bitmaps[i], err);
+            ret = vd_qcow2_bitmap_table_claim(change->qcow2, change->dropped.bitmaps[i], err);
     return ret;
 }
 

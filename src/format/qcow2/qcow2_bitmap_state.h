@@ -85,6 +85,11 @@ struct vd_qcow2_bitmap *vd_qcow2_list_find(const struct vd_qcow2_list *list, con
 int vd_qcow2_bitmap_list_claim(struct vd_qcow2 *qcow2, struct vdisk_error *err)
     VD_REQUIRES(qcow2->dirty->lock);
 
+/* The table of one that is in the file, before what it leads to may be given up: is that its own?
+ */
+int vd_qcow2_bitmap_table_claim(struct vd_qcow2 *qcow2, struct vd_qcow2_bitmap *bitmap,
+                                struct vdisk_error *err);
+
 /* Table entries that the bitmap has for a disk of @size bytes; -EFBIG: too many, in words. */
 int vd_qcow2_bitmap_count_pieces(const struct vd_qcow2 *qcow2, const char *name,
                                  uint32_t granularity_bits, uint64_t size, size_t *count,

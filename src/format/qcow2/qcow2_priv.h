@@ -26,6 +26,9 @@
  *     may lie behind its end, which reads as zero).
  * W9  Before the first change of a session: autoclear bits that are not known are cleared, the
  *     dirty bit's work is done, and enabled bitmaps are marked in use (vd_qcow2_begin).
+ * W10 What has no refcount by mistake is not thrown away: at the end of a session only what it has
+ *     added, or given up, is cut off the file; and a cluster that is given up for good is no
+ *     metadata.
  *
  * Locks: docs/locking.md.  In this order: flush_lock, alloc_lock, tables.lock or refs.lock or
  * header_lock.

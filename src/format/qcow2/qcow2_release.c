@@ -154,6 +154,17 @@ static int end_references(struct vd_qcow2 *qcow2, struct vd_qcow2_batch *batch,
     return ret;
 }
 
+/* W10: metadata never becomes free by what leads to it as well. */
+static int check_no_metadata(struct vd_qcow2 *qcow2, const struct vd_qcow2_runs *runs,
+                             struct vdisk_error *err)
+{
+    int ret = 0;
+    for (size_t i = 0; i < runs->entries && ret == 0; i++)
+        ret = vd_qcow2_check_place(qcow2, runs->runs[i].offset << qcow2->geometry.cluster_bits,
+                                   runs->runs[i].length, "a cluster that is given up,", err);
+    return ret;
+}
+
 static void punch(struct vd_qcow2 *qcow2, const struct vd_qcow2_runs *runs)
 {
     unsigned bits = qcow2->geometry.cluster_bits;
@@ -179,6 +190,9 @@ static int free_clusters(struct vd_qcow2 *qcow2, const struct vd_qcow2_runs *run
         ret = vd_qcow2_refs_down(qcow2, runs->runs[i], NULL, err);
         writer->hint = vd_min(writer->hint, runs->runs[i].offset);
     }
+    for (size_t i = runs->entries; i-- > 0 && ret == 0;) /* from the end of the file */
+        if (vd_range_end(runs->runs[i]) >= writer->kept_end)
+            writer->kept_end = vd_min(writer->kept_end, runs->runs[i].offset);
     writer->aside = vd_range(0, 0);
     return ret;
 }
@@ -191,6 +205,8 @@ static int apply_batch(struct vd_qcow2 *qcow2, struct vd_qcow2_batch *batch,
     vd_mutex_lock(&qcow2->writer->alloc_lock);
     int ret = end_references(qcow2, batch, &last, err);
     vd_mutex_unlock(&qcow2->writer->alloc_lock);
+    if (ret == 0)
+        ret = check_no_metadata(qcow2, &last, err);
     if (ret == 0) {
         punch(qcow2, &last);
         vd_mutex_lock(&qcow2->writer->alloc_lock);

@@ -167,6 +167,7 @@ static int begin_alone(struct vd_qcow2 *qcow2, struct vdisk_error *err)
     writer->end = vd_qcow2_clusters(&qcow2->geometry, writer->file_bytes);
     if (!writer->can_resize)
         writer->end = writer->file_bytes >> qcow2->geometry.cluster_bits;
+    writer->kept_end = writer->end;
     writer->hint = 1;
     fields.autoclear &= VD_QCOW2_AUTOCLEAR_KNOWN;
     if (!qcow2->header.bitmaps.is_present) /* else they are kept up to date: qcow2_bitmap.h */

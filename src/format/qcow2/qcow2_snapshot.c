@@ -190,11 +190,13 @@ static int refer_tree(struct vd_qcow2_tree *tree, const struct vd_qcow2_tree *bu
     return vd_err_copy(err, &inner);
 }
 
-/* S4: the caches have nothing that the file has not, and metadata is known. */
+/* S4: the caches have nothing that the file has not, and metadata is known, that of bitmaps too. */
 static int settle(struct vd_qcow2 *qcow2, struct vdisk_error *err)
 {
     bool has_changes = atomic_load(&qcow2->writer->has_begun);
     int ret = vd_qcow2_begin(qcow2, err);
+    if (ret == 0)
+        ret = vd_qcow2_bitmaps_claim(qcow2, false, err);
     return ret == 0 && has_changes ? vd_qcow2_flush(qcow2->format, err) : ret;
 }
 
@@ -203,6 +205,26 @@ static int open_active(struct vd_qcow2 *qcow2, struct vd_qcow2_tree *tree, struc
     int ret = vd_qcow2_tree_open(qcow2, qcow2->l1_offset, qcow2->l1_entries, "the active tables",
                                  tree, err);
     return ret == 0 ? vd_qcow2_tree_check(tree, err) : ret;
+}
+
+/* S3: tables that the disk has too count twice, or they would be given up with the snapshot. */
+static int check_shared(const struct vd_qcow2_tree *tree, struct vdisk_error *err)
+{
+    struct vd_qcow2 *qcow2 = tree->qcow2;
+    int ret = 0;
+    for (uint64_t i = 0; i < tree->l1_entries && ret == 0; i++) {
+        uint64_t table = be64_get(tree->l1[i]) & VD_QCOW2_ENTRY_OFFSET;
+        uint64_t refcount = 2;
+        if (table && vd_qcow2_meta_other(qcow2, -1, table, 1))
+            ret = vd_qcow2_refcount(qcow2, table, &refcount, err);
+        if (ret == 0 && refcount < 2)
+            ret = vd_err_set(err, EBADMSG,
+                             "%s: %s: the L2 table at offset 0x%" PRIx64
+                             " is that of the disk, too, and has refcount %" PRIu64
+                             ": run vdisk check -r all",
+                             vd_storage_name(qcow2->file), tree->name, table, refcount);
+    }
+    return ret;
 }
 
 static int open_snapshot(struct vd_qcow2 *qcow2, const struct vd_qcow2_snapshot *snapshot,
@@ -214,6 +236,8 @@ static int open_snapshot(struct vd_qcow2 *qcow2, const struct vd_qcow2_snapshot 
     if (ret == 0)
         ret = vd_qcow2_tree_open(qcow2, snapshot->l1_offset, snapshot->l1_entries,
                                  "the snapshot's tables", tree, err);
+    if (ret == 0)
+        ret = check_shared(tree, err);
     return ret == 0 ? vd_qcow2_tree_check(tree, err) : ret;
 }
 
@@ -534,6 +558,8 @@ static int apply(struct vd_qcow2 *qcow2, const struct vd_qcow2_snapshot *snapsho
         ret = vd_qcow2_tree_check_tables(tree, err);
     if (ret == 0)
         ret = open_active(qcow2, old, err);
+    if (ret == 0)
+        ret = vd_qcow2_bitmaps_claim(qcow2, true, err);
     if (ret < 0)
         return ret;
     ret = write_l1(qcow2, tree, snapshot->disk_size, &l1_entries, &l1, err);

@@ -62,9 +62,10 @@ struct vd_qcow2_writer {
     bool has_new_blocks;          /* that no entry of the table in the file leads to */
     struct vd_qcow2_batch *ended; /* W3: durable, waiting for requests; oldest first */
     struct vd_qcow2_pack pack;
-    uint64_t hint;         /* number of a cluster: the search for a free one begins here */
-    uint64_t end;          /* number of the cluster behind all that were ever taken */
-    uint64_t file_bytes;   /* of the file */
+    uint64_t hint;       /* number of a cluster: the search for a free one begins here */
+    uint64_t end;        /* number of the cluster behind all that were ever taken */
+    uint64_t kept_end;   /* W10: so many clusters the file began with, less those given up since */
+    uint64_t file_bytes; /* of the file */
     struct vd_range aside; /* of the file: has space set aside */
     struct vd_range l1_aside;
 };
