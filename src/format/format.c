@@ -444,6 +444,11 @@ int vd_format_empty(struct vd_format *format, struct vdisk_error *err)
     return vd_format_settle(format, ret, &inner, err);
 }
 
+bool vd_format_can_compact(const struct vd_format *format)
+{
+    return format->driver->compact != NULL;
+}
+
 int vd_format_compact(struct vd_format *format, const struct vd_compact *compact,
                       struct vdisk_error *err)
 {

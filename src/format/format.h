@@ -282,6 +282,9 @@ struct vd_compact {
     struct vdisk_compact_result *result; /* ->moved_bytes is counted */
 };
 
+/* Are there images that vd_format_compact() is for?  Else it is -ENOTSUP. */
+bool vd_format_can_compact(const struct vd_format *format);
+
 /*
  * Moves what is in use to the start of the file, and gives back the space of the rest.  No other
  * call runs.  To be called twice: on an image open for writing, and, after a close, on one open for

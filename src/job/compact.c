@@ -75,6 +75,31 @@ static int run_once(struct compaction *compaction, uint32_t flags, struct vdisk_
     return ret < 0 ? ret : closed;
 }
 
+/*
+ * What moves clusters believes the refcounts: where they are too low it would write over data, and
+ * give its space back.  A writer that did not end well is recovered from first, as by any writer.
+ */
+static int check_sound(const struct compaction *compaction, struct vdisk_error *err)
+{
+    struct vdisk_check_result found = {.struct_bytes = sizeof(found)};
+    struct vdisk_image *image;
+    int ret = open_image(compaction, 0, &image, err);
+    if (ret == 0 && !vd_format_can_compact(vd_image_format(image))) /* its message is the better */
+        return vdisk_image_close(image, err);
+    if (ret == 0)
+        ret = vdisk_image_close(image, err);
+    if (ret == 0)
+        ret = open_image(compaction, VDISK_OPEN_CHECK, &image, err);
+    if (ret < 0)
+        return ret;
+    ret = vdisk_image_check(image, VDISK_REPAIR_NONE, NULL, NULL, &found, err);
+    if (ret == 0 && (found.corruptions || found.check_errors))
+        ret = vd_err_set(err, EBADMSG, "%s: its metadata is not sound: run vdisk check -r all",
+                         compaction->options->name);
+    int closed = vdisk_image_close(image, ret == 0 ? err : NULL);
+    return ret < 0 ? ret : closed;
+}
+
 static int check_options(const struct vdisk_compact_options *options,
                          const struct vdisk_compact_result *result, struct vdisk_error *err)
 {
@@ -105,7 +130,9 @@ int vdisk_compact(const struct vdisk_compact_options *options, struct vdisk_comp
     struct vdisk_compact_result done = {.struct_bytes = sizeof(done)};
     struct compaction compaction = {.options = options, .result = &done};
     vd_job_init(&compaction.job, options->progress, options->opaque, 0);
-    ret = run_once(&compaction, 0, err);
+    ret = check_sound(&compaction, err);
+    if (ret == 0)
+        ret = run_once(&compaction, 0, err);
     if (ret == 0)
         ret = run_once(&compaction, VDISK_OPEN_CHECK, err);
     if (ret == 0)

@@ -340,8 +340,14 @@ const struct command vt_fault_commands[] = {
 const size_t vt_fault_command_entries = sizeof(vt_fault_commands) / sizeof(vt_fault_commands[0]);
 
 const char *const vt_fault_fixtures[] = {
-    "disk.raw",    "disk.gow1", "work.gow1",  "master.gow3", "replica.gow3", "disk.qed",
-    "mid.qed",     "top.qed",   "top.raw",    "over.qed",    "over.raw",     "cow",
-    "cow.data",    "cow.raw",   "leaky.qed",  "draft.qed",   "bm.qcow2",     "bm.raw",
-    "snaps.qcow2", "snaps.raw", "over.qcow2", "overq.raw"};
+    "disk.raw",       "disk.gow1",     "work.gow1",   "master.gow3",
+    "replica.gow3",   "disk.qed",      "mid.qed",     "top.qed",
+    "top.raw",        "over.qed",      "over.raw",    "cow",
+    "cow.data",       "cow.raw",       "leaky.qed",   "draft.qed",
+    "bm.qcow2",       "bm.raw",        "snaps.qcow2", "snaps.raw",
+    "over.qcow2",     "overq.raw",     "text.raw",    "key",
+    "key2",           "key3",          "plain.qcow2", "v2.qcow2",
+    "packed.qcow2",   "zpacked.qcow2", "luks.qcow2",  "aes.qcow2",
+    "frag.qcow2",     "frag.raw",      "dirty.qcow2", "hidden.qcow2",
+    "datafile.qcow2", "datafile.data", "leaky.qcow2", "broken.qcow2"};
 const size_t vt_fault_fixture_entries = sizeof(vt_fault_fixtures) / sizeof(vt_fault_fixtures[0]);

@@ -24,11 +24,13 @@ struct command {
 
 extern const struct command vt_fault_commands[];
 extern const size_t vt_fault_command_entries;
+extern const struct command vt_fault_qcow2_commands[];
+extern const size_t vt_fault_qcow2_command_entries;
 
 /* Files that are there before each run; see fixtures.c. */
 extern const char *const vt_fault_fixtures[];
 extern const size_t vt_fault_fixture_entries;
 
-#define FIXTURES_MAX 24u
+#define FIXTURES_MAX 48u
 
 #endif

@@ -11,8 +11,6 @@
 #include "bench.h"
 #include "drivers/random.h"
 
-#define DISK_BYTES (768u * 1024)
-
 /* A copy in which zeros are holes. */
 void vt_fault_copy_file(const char *from, const char *to)
 {
@@ -35,7 +33,7 @@ void vt_fault_copy_file(const char *from, const char *to)
     close(out);
 }
 
-static void must(struct bench *bench, const char *const *args)
+void vt_fault_must(struct bench *bench, const char *const *args)
 {
     if (vt_fault_succeeds(bench, args))
         return;
@@ -45,33 +43,40 @@ static void must(struct bench *bench, const char *const *args)
     exit(99);
 }
 
-#define MUST(bench, ...) must(bench, (const char *const[ARGS_MAX]){__VA_ARGS__})
+#define MUST VT_FAULT_MUST
+
+void vt_fault_make_file(const char *path, const void *bytes, size_t length, size_t file_bytes)
+{
+    int fd = open(path, O_CREAT | O_WRONLY, 0666);
+    if (fd < 0 || pwrite(fd, bytes, length, 0) != (ssize_t)length ||
+        ftruncate(fd, (off_t)file_bytes) < 0 || close(fd) < 0)
+        vt_fault_die(path);
+}
 
 static void make_raw(const char *path)
 {
     struct vt_random random = {1};
-    uint8_t *bytes = calloc(1, DISK_BYTES);
+    uint8_t *bytes = calloc(1, FAULT_DISK_BYTES);
     int fd = open(path, O_CREAT | O_WRONLY, 0666);
     if (!bytes || fd < 0)
         vt_fault_die(path);
     vt_random_fill(&random, bytes, 150000);
     vt_random_fill(&random, bytes + 400000, 5000);
     if (pwrite(fd, bytes, 262144, 0) < 0 || pwrite(fd, bytes + 393216, 65536, 393216) < 0 ||
-        ftruncate(fd, DISK_BYTES) < 0)
+        ftruncate(fd, FAULT_DISK_BYTES) < 0)
         vt_fault_die(path);
     close(fd);
     free(bytes);
 }
 
-/* Changes bytes of a file, which may become longer. */
-static void poke(const char *path, off_t offset, const void *bytes, size_t length)
+void vt_fault_poke(const char *path, off_t offset, const void *bytes, size_t length)
 {
     int fd = open(path, O_WRONLY);
     if (fd < 0 || pwrite(fd, bytes, length, offset) != (ssize_t)length || close(fd) < 0)
         vt_fault_die(path);
 }
 
-static void peek(const char *path, off_t offset, void *bytes, size_t length)
+void vt_fault_peek(const char *path, off_t offset, void *bytes, size_t length)
 {
     int fd = open(path, O_RDONLY);
     if (fd < 0 || pread(fd, bytes, length, offset) != (ssize_t)length || close(fd) < 0)
@@ -85,19 +90,19 @@ static void make_leaky(const char *path)
     uint8_t features;
     if (stat(path, &st) < 0 || truncate(path, st.st_size + 65536) < 0)
         vt_fault_die(path);
-    peek(path, 16, &features, 1);
+    vt_fault_peek(path, 16, &features, 1);
     features |= 2;
-    poke(path, 16, &features, 1);
+    vt_fault_poke(path, 16, &features, 1);
 }
 
 /* With the header of the first draft: L1 table, size and backing file stand 8 bytes earlier. */
 static void make_draft(const char *path)
 {
     uint8_t fields[32];
-    peek(path, 32, fields, sizeof(fields));
+    vt_fault_peek(path, 32, fields, sizeof(fields));
     memmove(fields, fields + 8, 24);
     memset(fields + 24, 0, 8);
-    poke(path, 32, fields, sizeof(fields));
+    vt_fault_poke(path, 32, fields, sizeof(fields));
 }
 
 /* One that has disk.raw as a snapshot, and something else since. */
@@ -173,6 +178,7 @@ void vt_fault_make_fixtures(struct bench *bench)
     make_bitmaps(bench);
     make_snapshots(bench);
     make_qcow2(bench);
+    vt_fault_make_qcow2_fixtures(bench);
     for (size_t i = 0; i < vt_fault_fixture_entries; i++) {
         char path[64];
         snprintf(path, sizeof(path), "../pristine/%s", vt_fault_fixtures[i]);

@@ -2,7 +2,7 @@
 /*
  * The whole command, with one allocation or call of the system made to fail in each run.
  *
- *   vdisk-fault [COMMAND]
+ *   vdisk-fault [COMMAND...]     "qcow2" is all of commands-qcow2.c
  *
  * For every command below and N = 1, 2, ...: fresh vt_fault_fixtures, a child in which the Nth call
  * fails, and then: no signal, no hang, no leak (sanitizer builds), exit status 0 with the right
@@ -300,9 +300,27 @@ static void remove_folder(const struct bench *bench)
         vt_fault_die(bench->folder);
 }
 
+/* Of both tables. */
+static const struct command *command_at(size_t index)
+{
+    return index < vt_fault_command_entries
+               ? &vt_fault_commands[index]
+               : &vt_fault_qcow2_commands[index - vt_fault_command_entries];
+}
+
+static bool is_wanted(const struct command *command, int argc, char **argv)
+{
+    for (int i = 1; i < argc; i++)
+        if (strcmp(argv[i], command->name) == 0 ||
+            (strcmp(argv[i], "qcow2") == 0 && command >= vt_fault_qcow2_commands &&
+             command < vt_fault_qcow2_commands + vt_fault_qcow2_command_entries))
+            return true;
+    return argc < 2;
+}
+
 int main(int argc, char **argv)
 {
-    const size_t count = vt_fault_command_entries;
+    const size_t count = vt_fault_command_entries + vt_fault_qcow2_command_entries;
     const char *cases = getenv("VD_FAULT_CASES");
     uint64_t wanted = getenv("VD_FAULT_FULL") ? 0 : cases ? strtoull(cases, NULL, 0) : 6;
     struct bench bench = {.folder = ""};
@@ -314,12 +332,13 @@ int main(int argc, char **argv)
     vt_fault_make_fixtures(&bench);
     printf("1..%zu\n", count);
     for (size_t i = 0; i < count; i++) {
-        if (argc > 1 && strcmp(argv[1], vt_fault_commands[i].name) != 0) {
-            printf("ok %zu - %s # SKIP\n", i + 1, vt_fault_commands[i].name);
+        const struct command *command = command_at(i);
+        if (!is_wanted(command, argc, argv)) {
+            printf("ok %zu - %s # SKIP\n", i + 1, command->name);
             continue;
         }
-        bool ok = one_command(&bench, &vt_fault_commands[i], wanted);
-        printf("%s %zu - %s\n", ok ? "ok" : "not ok", i + 1, vt_fault_commands[i].name);
+        bool ok = one_command(&bench, command, wanted);
+        printf("%s %zu - %s\n", ok ? "ok" : "not ok", i + 1, command->name);
     }
     printf("# faults injected: %" PRIu64 ", absorbed: %" PRIu64 ", wrong: %" PRIu64 "\n",
            bench.injected, bench.absorbed, bench.failures);

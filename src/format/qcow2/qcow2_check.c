@@ -420,7 +420,8 @@ static int look_at_sound(struct vd_qcow2_check_run *run, struct vdisk_error *err
 {
     int ret = look(run, err);
     if (ret == 0 && (run->result->corruptions || run->result->check_errors))
-        return vd_err_set(err, EBADMSG, "its metadata is not sound: run vdisk check -r all");
+        return vd_err_set(err, EBADMSG, "%s: its metadata is not sound: run vdisk check -r all",
+                          vd_storage_name(run->file));
     return ret;
 }
 
@@ -428,10 +429,11 @@ static int look_at_sound(struct vd_qcow2_check_run *run, struct vdisk_error *err
 static int cut_off(struct vd_qcow2_check_run *run, struct vdisk_error *err)
 {
     int ret = look_at_sound(run, err);
-    uint64_t bytes = end_of_references(run) << run->geometry.cluster_bits;
-    if (ret < 0 || bytes >= run->file_bytes ||
-        !(vd_storage_caps(run->file) & VD_STORAGE_CAN_RESIZE))
+    if (ret < 0)
         return ret;
+    uint64_t bytes = end_of_references(run) << run->geometry.cluster_bits;
+    if (bytes >= run->file_bytes || !(vd_storage_caps(run->file) & VD_STORAGE_CAN_RESIZE))
+        return 0;
     ret = vd_storage_resize(run->file, bytes, err);
     return ret < 0 ? ret : vd_storage_flush(run->file, err);
 }
