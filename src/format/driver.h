@@ -46,6 +46,13 @@ struct vd_format_driver {
     /* NULL, with the three below: read-only format */
     int (*map_for_write)(struct vd_format *format, struct vd_range guest, bool allocate,
                          struct vd_mapping *mapping, struct vdisk_error *err);
+    /*
+     * As map(), or as map_for_write() without allocating, from memory alone: no I/O, no waiting for
+     * others.  Anything but 0 means that the other function has to be asked.  For writing DATA is
+     * the only answer.  NULL: always to be asked.
+     */
+    int (*try_map)(struct vd_format *format, struct vd_range guest, bool for_write,
+                   struct vd_mapping *mapping);
     /* NULL: -ENOTSUP */
     int (*map_encoded)(struct vd_format *format, struct vd_range guest, enum vd_codec codec,
                        uint32_t encoded_bytes, struct vd_mapping *mapping, struct vdisk_error *err);

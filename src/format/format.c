@@ -313,6 +313,21 @@ int vd_format_map(struct vd_format *format, struct vd_range guest, struct vd_map
     return vd_format_settle(format, ret, &inner, err);
 }
 
+int vd_format_try_map(struct vd_format *format, struct vd_range guest, bool for_write,
+                      struct vd_mapping *mapping)
+{
+    assert_range(format, guest);
+    if (!format->driver->try_map || format->is_locked ||
+        (for_write && (!vd_format_is_writable(format) || atomic_load(&format->has_failed))))
+        return -EAGAIN;
+    *mapping = (struct vd_mapping){0};
+    if (format->driver->try_map(format, guest, for_write, mapping) < 0)
+        return -EAGAIN;
+    assert_answer(mapping, guest);
+    assert(!mapping->fresh && (!for_write || mapping->kind == VD_MAP_DATA));
+    return 0;
+}
+
 int vd_format_map_for_write(struct vd_format *format, struct vd_range guest, bool allocate,
                             struct vd_mapping *mapping, struct vdisk_error *err)
 {

@@ -214,6 +214,14 @@ int vd_format_map_for_write(struct vd_format *format, struct vd_range guest, boo
                             struct vd_mapping *mapping, struct vdisk_error *err);
 
 /*
+ * What map(), or map_for_write() without allocating, would answer, if that can be known without
+ * waiting for a disk or for others: 0.  Else -EAGAIN: ask those, which also tell what is wrong.
+ * For writing, the answer is DATA.
+ */
+int vd_format_try_map(struct vd_format *format, struct vd_range guest, bool for_write,
+                      struct vd_mapping *mapping);
+
+/*
  * Ends a fresh mapping.  @ok: the data and the fill are written, reads find them from now on;
  * else the clusters are given back and the range is as before.
  */

@@ -307,6 +307,8 @@ int vd_table_cache_get_locked(struct vd_table_cache *cache, uint64_t offset,
             *page = found;
             return 0;
         }
+        if (cache->is_trying)
+            return -EAGAIN;
         *waited = true;
         if (!found)
             return load_locked(cache, index, page, err);

@@ -46,6 +46,8 @@ struct vd_table_cache {
     struct vd_table_page *changed;  /* list of those with changes that no snapshot has */
     size_t pages;
     size_t changed_pages;
+    bool is_trying; /* get() answers -EAGAIN, with no story, where it would have to load; set by who
+                       has the lock, and until then */
 };
 
 /*

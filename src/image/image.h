@@ -111,9 +111,21 @@ int vd_image_write_encoded(struct vdisk_image *image, enum vd_codec codec,
 int vd_image_known_zero(struct vdisk_image *image, struct vd_range guest, uint64_t *length,
                         bool *is_zero, struct vdisk_error *err);
 
+/* The same, if it can be known without waiting for a disk or for others: 0.  Else -EAGAIN. */
+int vd_image_try_known_zero(struct vdisk_image *image, struct vd_range guest, uint64_t *length,
+                            bool *is_zero);
+
 /* Would vdisk_image_write_zeroes() surely take less time than writing as many bytes?  @guest:
  * within the size. */
 bool vd_image_zeroes_fast(struct vdisk_image *image, struct vd_range guest, unsigned flags);
+
+/*
+ * As vdisk_image_pread() and vdisk_image_pwrite(), if it can be done without waiting for a disk or
+ * for other requests: 0.  Else -EAGAIN, and it has to be done by those, which also tell what is
+ * wrong: the buffer may hold anything then, and a part of the range may be written.
+ */
+int vd_image_try_pread(struct vdisk_image *image, void *buf, size_t length, uint64_t offset);
+int vd_image_try_pwrite(struct vdisk_image *image, const void *buf, size_t length, uint64_t offset);
 
 /* Takes the image behind @image out, for the caller to close; NULL if there is none.  From then on
  * @image does not know it any more. */

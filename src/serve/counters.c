@@ -34,6 +34,28 @@ void vd_counters_add(struct vd_counters *counters, enum vdisk_request_kind kind,
         add(&counter->bytes, bytes);
 }
 
+void vd_stats_add(struct vdisk_request_stats *stats, uint64_t bytes, uint64_t us)
+{
+    stats->requests++;
+    stats->bytes += bytes;
+    stats->total_us += us;
+    stats->latencies[vd_latency_class(us)]++;
+}
+
+void vd_counters_add_all(struct vd_counters *counters, enum vdisk_request_kind kind,
+                         struct vdisk_request_stats *stats)
+{
+    struct vd_request_counter *counter = &counters->requests[kind];
+    add(&counter->requests, stats->requests);
+    add(&counter->errors, stats->errors);
+    add(&counter->bytes, stats->bytes);
+    add(&counter->total_us, stats->total_us);
+    for (unsigned i = 0; i < VDISK_LATENCY_CLASSES; i++)
+        if (stats->latencies[i])
+            add(&counter->latencies[i], stats->latencies[i]);
+    *stats = (struct vdisk_request_stats){0};
+}
+
 static uint64_t value_of(const atomic_ullong *counter)
 {
     return atomic_load_explicit(counter, memory_order_relaxed);

@@ -28,6 +28,13 @@ struct vd_counters {
 void vd_counters_add(struct vd_counters *counters, enum vdisk_request_kind kind, uint64_t bytes,
                      uint64_t us, bool has_failed);
 
+/* Counts for itself, without anybody else: what vd_counters_add_all() gets. */
+void vd_stats_add(struct vdisk_request_stats *stats, uint64_t bytes, uint64_t us);
+
+/* Adds all of @stats, and makes it zero. */
+void vd_counters_add_all(struct vd_counters *counters, enum vdisk_request_kind kind,
+                         struct vdisk_request_stats *stats);
+
 /* Adds the numbers to those in @stats. */
 void vd_counters_sum(const struct vd_counters *counters, struct vdisk_server_stats *stats);
 

@@ -122,9 +122,10 @@ static void add_chunk(struct chunks *chunks, struct vd_range part, bool is_zero,
 
 static int read_part(struct vd_task *task, struct vd_range part, struct vdisk_error *err)
 {
-    return vdisk_image_pread(task->flow->session->export->image,
-                             task->buffer->bytes + (part.offset - task->request.range.offset),
-                             (size_t)part.length, part.offset, err);
+    struct vdisk_image *image = task->flow->session->export->image;
+    uint8_t *to = task->buffer->bytes + (part.offset - task->request.range.offset);
+    return task->is_try ? vd_image_try_pread(image, to, (size_t)part.length, part.offset)
+                        : vdisk_image_pread(image, to, (size_t)part.length, part.offset, err);
 }
 
 /* The next part of @rest that is all zero, by the maps, or all not known to be. */
@@ -138,7 +139,8 @@ static int next_part(struct vd_task *task, struct vd_range rest, struct vd_range
         struct vd_range left = vd_range(rest.offset + part->length, rest.length - part->length);
         uint64_t length;
         bool zero;
-        int ret = vd_image_known_zero(image, left, &length, &zero, err);
+        int ret = task->is_try ? vd_image_try_known_zero(image, left, &length, &zero)
+                               : vd_image_known_zero(image, left, &length, &zero, err);
         if (ret < 0)
             return ret;
         zero = zero && length >= HOLE_BYTES;
@@ -201,11 +203,14 @@ static int settle(struct vd_task *task, int ret, struct vdisk_error *err)
 
 static int run_write(struct vd_task *task, struct vdisk_error *err)
 {
+    struct vdisk_image *image = task->flow->session->export->image;
     struct vd_range range = task->request.range;
     int ret = 0;
-    if (range.length)
-        ret = vdisk_image_pwrite(task->flow->session->export->image, task->buffer->bytes,
-                                 (size_t)range.length, range.offset, err);
+    if (range.length && task->is_try)
+        ret = vd_image_try_pwrite(image, task->buffer->bytes, (size_t)range.length, range.offset);
+    else if (range.length)
+        ret =
+            vdisk_image_pwrite(image, task->buffer->bytes, (size_t)range.length, range.offset, err);
     return settle(task, ret, err);
 }
 
@@ -304,6 +309,20 @@ static int run_request(struct vd_task *task, struct vdisk_error *err)
         assert(task->request.command == NBD_CMD_BLOCK_STATUS);
         return run_status(task, err);
     }
+}
+
+bool vd_run_try(struct vd_task *task)
+{
+    const struct vd_request *request = &task->request;
+    bool is_write = request->command == NBD_CMD_WRITE && !(request->flags & NBD_CMD_FLAG_FUA);
+    if (request->command != NBD_CMD_READ && !is_write)
+        return false;
+    task->is_try = true;
+    int ret = run_request(task, NULL);
+    task->is_try = false;
+    if (ret < 0)
+        task->iov_entries = 0;
+    return ret == 0;
 }
 
 void vd_run_task(struct vd_work *work)

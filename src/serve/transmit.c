@@ -16,9 +16,6 @@
 #define IN_BYTES       (256u << 10)
 #define IN_WHOLE_BYTES (IN_BYTES / 2)
 
-/* Replies that are gathered before they are sent. */
-#define GATHER_BYTES (64u << 10)
-
 /* What a connection takes beside the payload of its largest request. */
 #define ROOM_BYTES (UINT64_C(2) << 20)
 
@@ -34,56 +31,12 @@ static size_t in_bytes(const struct vd_flow *flow)
     return flow->in_end - flow->in_start;
 }
 
-/* ---- Replies of this thread ---- */
-
-/* Sends what was gathered, or leaves it in the queue. */
-static void send_gathered(struct vd_flow *flow)
-{
-    struct vd_task *task = flow->gathered;
-    if (!task || !flow->gathered_bytes)
-        return;
-    task->list[0] =
-        (struct iovec){.iov_base = task->buffer->bytes, .iov_len = flow->gathered_bytes};
-    task->iov_entries = 1;
-    flow->gathered = NULL;
-    flow->gathered_bytes = 0;
-    vd_mutex_lock(&flow->lock);
-    vd_send_push(flow, task);
-    vd_send_queue(flow);
-    vd_mutex_unlock(&flow->lock);
-}
-
-/* A task for this thread or a worker, or NULL: then somebody wakes us when there may be one. */
-static struct vd_task *take_task(struct vd_flow *flow, size_t bytes)
-{
-    vd_mutex_lock(&flow->lock);
-    struct vd_task *task = NULL;
-    if (atomic_load(&flow->under_way) < VD_FLOW_TASKS_MAX)
-        task = vd_memory_take(flow, bytes);
-    if (!task)
-        flow->wakes |= VD_WAKE_ALL;
-    vd_mutex_unlock(&flow->lock);
-    return task;
-}
-
-/* Room for @bytes among the gathered replies: NULL: no memory now.  What is put there counts with
- * gathered_bytes. */
-static uint8_t *gather_room(struct vd_flow *flow, size_t bytes)
-{
-    assert(bytes <= GATHER_BYTES);
-    if (flow->gathered && flow->gathered_bytes + bytes > GATHER_BYTES)
-        send_gathered(flow);
-    if (!flow->gathered)
-        flow->gathered = take_task(flow, GATHER_BYTES);
-    return flow->gathered ? flow->gathered->buffer->bytes + flow->gathered_bytes : NULL;
-}
-
 /* ---- Requests ---- */
 
 static int refuse(struct vd_flow *flow)
 {
     const struct vd_request *request = &flow->request;
-    uint8_t *to = gather_room(flow, VD_REPLY_ERROR_BYTES);
+    uint8_t *to = vd_now_room(flow, VD_REPLY_ERROR_BYTES);
     if (!to)
         return PAUSE_MEMORY;
     flow->gathered_bytes += vd_reply_error(flow->session, request, flow->refusal, flow->why, to);
@@ -120,7 +73,6 @@ static void fill_from_in(struct vd_flow *flow)
 static void submit(struct vd_flow *flow, struct vd_task *task)
 {
     task->work.run = vd_run_task;
-    task->since_us = flow->received_us;
     atomic_fetch_add(&flow->under_way, 1);
     vd_pool_submit(flow->transmit->pool, &task->work);
 }
@@ -129,15 +81,21 @@ static void submit(struct vd_flow *flow, struct vd_task *task)
 static int start(struct vd_flow *flow)
 {
     const struct vd_request *request = &flow->request;
-    struct vd_task *task = take_task(flow, vd_run_buffer_bytes(flow->session, request));
+    if (request->payload_bytes <= IN_WHOLE_BYTES && vd_now_try(flow, flow->in + flow->in_start)) {
+        flow->in_start += request->payload_bytes;
+        flow->has_request = false;
+        return 0;
+    }
+    struct vd_task *task = vd_now_take(flow, vd_run_buffer_bytes(flow->session, request));
     if (!task)
         return PAUSE_MEMORY;
     task->request = *request;
+    task->since_us = flow->received_us;
     flow->has_request = false;
     if (request->command == NBD_CMD_WRITE && request->payload_bytes) {
         flow->filling = task;
         flow->filled_bytes = 0;
-    } else {
+    } else if (!vd_now_try_task(flow, task)) {
         submit(flow, task);
     }
     return 0;
@@ -167,6 +125,9 @@ static int examine(struct vd_flow *flow)
         flow->skip_bytes = request->payload_bytes;
         return skip_payload(flow);
     }
+    /* A write that fits is looked at whole. */
+    if (request->payload_bytes <= IN_WHOLE_BYTES && in_bytes(flow) < request->payload_bytes)
+        return PAUSE_INPUT;
     if (is_filter) {
         flow->in_start += request->payload_bytes;
         request->payload_bytes = 0;
@@ -184,7 +145,10 @@ static int consume(struct vd_flow *flow, struct vdisk_error *err)
             fill_from_in(flow);
             if (flow->filled_bytes < flow->filling->request.payload_bytes)
                 return PAUSE_INPUT;
-            submit(flow, STEAL_PTR(flow->filling));
+            struct vd_task *task = STEAL_PTR(flow->filling);
+            bool was_tried = task->request.payload_bytes <= IN_WHOLE_BYTES;
+            if (was_tried || !vd_now_try_task(flow, task))
+                submit(flow, task);
         } else if (flow->has_request) {
             ret = flow->refusal ? skip_payload(flow) : examine(flow);
         } else if (in_bytes(flow) < header_bytes) {
@@ -216,8 +180,8 @@ static size_t receive_room(struct vd_flow *flow, uint8_t **to)
         *to = flow->filling->buffer->bytes + flow->filled_bytes;
         return (size_t)(flow->filling->request.payload_bytes - flow->filled_bytes);
     }
-    /* Only the start of one request is left. */
-    if (flow->in_start) {
+    /* The start of one request is left, or of all while there is no memory. */
+    if (flow->in_start && IN_BYTES - flow->in_end < IN_WHOLE_BYTES) {
         memmove(flow->in, flow->in + flow->in_start, in_bytes(flow));
         flow->in_end = in_bytes(flow);
         flow->in_start = 0;
@@ -384,7 +348,7 @@ static int serve(struct vd_flow *flow, struct vdisk_error *err)
 {
     for (;;) {
         int ret = consume(flow, err);
-        send_gathered(flow);
+        vd_now_send(flow);
         if (ret < 0)
             return ret;
         if (ret == PAUSE_DISC) {

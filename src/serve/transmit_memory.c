@@ -109,6 +109,7 @@ struct vd_task *vd_memory_take(struct vd_flow *flow, size_t bytes)
     task->next = NULL;
     task->iov = task->list;
     task->iov_entries = 0;
+    task->is_try = false;
     task->buffer = bytes ? take_buffer(memory, bytes) : NULL;
     if (bytes && !task->buffer) {
         vd_memory_give(flow, task);

@@ -32,6 +32,7 @@ struct vd_task {
     struct vd_flow *flow;
     struct vd_request request;
     uint64_t since_us;
+    bool is_try;              /* what would have to wait is not to be done */
     struct vd_buffer *buffer; /* owned, or NULL: payload, then what the reply carries */
     struct iovec *iov;        /* what is still to be sent: of list */
     unsigned iov_entries;
@@ -69,16 +70,19 @@ struct vd_flow {
     size_t in_start; /* of this, the bytes that are not dealt with are */
     size_t in_end;   /* from here to there */
     uint64_t received_us;
-    bool has_request;          /* a header was taken from in: */
-    struct vd_request request; /* it is this one, */
-    uint64_t skip_bytes;       /* of whose payload so much is to be thrown away, */
-    uint32_t refusal;          /* since this is the error of the protocol that answers it, */
-    const char *why;           /* for this reason; */
-    struct vd_task *filling;   /* or whose payload goes to this task, */
-    size_t filled_bytes;       /* which has so much of it */
-    struct vd_task *gathered;  /* replies, or NULL */
-    size_t gathered_bytes;     /* in its buffer */
-    bool is_disconnected;      /* the client said that it leaves */
+    bool has_request;                 /* a header was taken from in: */
+    struct vd_request request;        /* it is this one, */
+    uint64_t skip_bytes;              /* of whose payload so much is to be thrown away, */
+    uint32_t refusal;                 /* since this is the error of the protocol that answers it, */
+    const char *why;                  /* for this reason; */
+    struct vd_task *filling;          /* or whose payload goes to this task, */
+    size_t filled_bytes;              /* which has so much of it */
+    struct vd_task *gathered;         /* replies, or NULL */
+    size_t gathered_bytes;            /* in its buffer */
+    struct vdisk_request_stats reads; /* done by this thread, and not counted yet */
+    struct vdisk_request_stats writes;
+    uint64_t writes_wait_us; /* until then writes may wait for the disk, as one did */
+    bool is_disconnected;    /* the client said that it leaves */
 
     struct vd_mutex lock;
     struct vd_memory memory; /* under lock, as all that follows */
@@ -110,6 +114,27 @@ void vd_send_queue(struct vd_flow *flow) VD_REQUIRES(flow->lock);
 /* Wakes the thread of the connection if it asked for one of @wakes. */
 void vd_send_wake(struct vd_flow *flow, unsigned wakes) VD_REQUIRES(flow->lock);
 
+/* ---- transmit_now.c: the thread of the connection ---- */
+
+/* Sends what was gathered, or leaves it in the queue, and counts what was done. */
+void vd_now_send(struct vd_flow *flow);
+
+/* A task for this thread or a worker, or NULL: then somebody wakes us when there may be one. */
+struct vd_task *vd_now_take(struct vd_flow *flow, size_t bytes);
+
+/* Room for @bytes among the gathered replies: NULL: no memory now.  What is put there counts with
+ * gathered_bytes. */
+uint8_t *vd_now_room(struct vd_flow *flow, size_t bytes);
+
+/*
+ * Does flow->request, which is allowed, if it is small and that needs no waiting, and gathers the
+ * reply: true.  A write's @payload is there.
+ */
+bool vd_now_try(struct vd_flow *flow, const uint8_t *payload);
+
+/* The same for a task: its reply goes into the queue, and the task is done with. */
+bool vd_now_try_task(struct vd_flow *flow, struct vd_task *task);
+
 /* ---- run.c ---- */
 
 uint64_t vd_now_us(void);
@@ -117,7 +142,11 @@ uint64_t vd_now_us(void);
 /* The bytes of the buffer that @request takes, payload included. */
 size_t vd_run_buffer_bytes(const struct vd_session *session, const struct vd_request *request);
 
-/* Does it, and leaves the reply in the task: the function of its work. */
+/* Does it, without waiting for a disk or for others, and leaves the reply in the task; false: it
+ * could not be done so, and has to be done by a worker. */
+bool vd_run_try(struct vd_task *task);
+
+/* Does it, and puts the reply into the queue: the function of its work. */
 void vd_run_task(struct vd_work *work);
 
 #endif

@@ -35,6 +35,14 @@ struct vd_storage_driver {
     /* NULL: read-only */
     int (*pwritev)(struct vd_storage *storage, const struct iovec *iov, int iov_entries,
                    uint64_t offset, struct vdisk_error *err);
+    /*
+     * All of it, at once: 0; or -EAGAIN if it could only be had, or put, by waiting for a disk, or
+     * anything else is in the way, in which case anything may be in the buffer, or in a part of
+     * what was to be written.  @length is not 0, and no more than VDISK_REQUEST_BYTES_MAX.
+     * Called only if align_bytes is 1.  NULL: -EAGAIN
+     */
+    int (*try_pread)(struct vd_storage *storage, void *buf, size_t length, uint64_t offset);
+    int (*try_pwrite)(struct vd_storage *storage, const void *buf, size_t length, uint64_t offset);
     /* NULL or -EOPNOTSUPP (err untouched): zeros are written */
     int (*write_zeroes)(struct vd_storage *storage, struct vd_range range, unsigned flags,
                         struct vdisk_error *err);

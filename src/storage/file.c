@@ -39,6 +39,7 @@ static int file_open(struct vd_storage *storage, const char *name,
     if (file->keeps_cache_small)
         posix_fadvise(file->fd, 0, 0, POSIX_FADV_SEQUENTIAL);
 
+    vd_file_try_init(file);
     storage->state = file;
     storage->align_bytes = opened.align_bytes;
     storage->identity = opened.identity;
@@ -67,6 +68,8 @@ const struct vd_storage_driver vd_storage_file_driver = {
     .allocated = vd_file_allocated,
     .preadv = vd_file_preadv,
     .pwritev = vd_file_pwritev,
+    .try_pread = vd_file_try_pread,
+    .try_pwrite = vd_file_try_pwrite,
     .write_zeroes = vd_file_write_zeroes,
     .discard = vd_file_discard,
     .flush = vd_file_flush,

@@ -13,7 +13,17 @@ enum file_missing {
     FILE_NO_ZERO_RANGE = 1 << 1,
     FILE_NO_ALLOCATE = 1 << 2,
     FILE_NO_EXTENTS = 1 << 3,
-    FILE_NO_REFLINK = 1 << 4
+    FILE_NO_REFLINK = 1 << 4,
+    FILE_NO_TRY_READ = 1 << 5,
+    FILE_NO_TRY_WRITE = 1 << 6
+};
+
+/* How reads and writes are tried that must not wait for a disk. */
+enum file_try {
+    FILE_TRY_NEVER,
+    FILE_TRY_NOWAIT, /* the system can be asked for that */
+    FILE_TRY_PAGES,  /* whole pages; it can not, but only parts of pages would have to be read */
+    FILE_TRY_ALL     /* there is no disk */
 };
 
 /* Who waits for the disk.  All of it under the lock. */
@@ -44,7 +54,9 @@ struct file {
     bool is_sync;           /* changes that are no writes need a flush of their own */
     bool keeps_cache_small; /* reads drop what lies behind them */
     bool is_direct;
-    bool is_constant;     /* opened for reading, and locked against writers */
+    bool is_constant; /* opened for reading, and locked against writers */
+    enum file_try try_read;
+    enum file_try try_write;
     uint32_t block_bytes; /* logical block of a block device, else 1 */
     atomic_uint missing;  /* of enum file_missing */
     struct file_sync sync;
@@ -59,6 +71,11 @@ int vd_file_preadv(struct vd_storage *storage, const struct iovec *iov, int iov_
 int vd_file_pwritev(struct vd_storage *storage, const struct iovec *iov, int iov_entries,
                     uint64_t offset, struct vdisk_error *err);
 int vd_file_size(struct vd_storage *storage, uint64_t *size, struct vdisk_error *err);
+
+/* file_try.c: */
+void vd_file_try_init(struct file *file);
+int vd_file_try_pread(struct vd_storage *storage, void *buf, size_t length, uint64_t offset);
+int vd_file_try_pwrite(struct vd_storage *storage, const void *buf, size_t length, uint64_t offset);
 
 /* file_flush.c: */
 int vd_file_flush(struct vd_storage *storage, struct vdisk_error *err);

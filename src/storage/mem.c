@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "storage/driver.h"
+#include "util/iov.h"
 #include "util/mem.h"
 
 #define MEM_PAGE_BYTES 65536u
@@ -221,6 +222,19 @@ static int mem_allocated(struct vd_storage *storage, uint64_t *bytes, struct vdi
     return 0;
 }
 
+static int mem_try_pread(struct vd_storage *storage, void *buf, size_t length, uint64_t offset)
+{
+    struct iovec iov = {.iov_base = buf, .iov_len = length};
+    return mem_preadv(storage, &iov, 1, offset, NULL) == 0 ? 0 : -EAGAIN;
+}
+
+static int mem_try_pwrite(struct vd_storage *storage, const void *buf, size_t length,
+                          uint64_t offset)
+{
+    struct iovec iov = vd_iov_const(buf, length);
+    return mem_pwritev(storage, &iov, 1, offset, NULL) == 0 ? 0 : -EAGAIN;
+}
+
 static const struct vd_storage_driver mem_driver = {
     .name = "mem",
     .close = mem_close,
@@ -228,6 +242,8 @@ static const struct vd_storage_driver mem_driver = {
     .allocated = mem_allocated,
     .preadv = mem_preadv,
     .pwritev = mem_pwritev,
+    .try_pread = mem_try_pread,
+    .try_pwrite = mem_try_pwrite,
     .write_zeroes = mem_write_zeroes,
     .discard = mem_zero,
     .resize = mem_resize,

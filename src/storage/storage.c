@@ -197,6 +197,29 @@ int vd_storage_pread(struct vd_storage *storage, void *buf, size_t length, uint6
     return vd_storage_preadv(storage, &iov, 1, offset, err);
 }
 
+/* S1, S2 */
+static bool can_try(const struct vd_storage *storage, size_t length, uint64_t offset)
+{
+    return storage->align_bytes == 1 && length > 0 && length <= VDISK_REQUEST_BYTES_MAX &&
+           offset <= (uint64_t)INT64_MAX - length;
+}
+
+int vd_storage_try_pread(struct vd_storage *storage, void *buf, size_t length, uint64_t offset)
+{
+    if (!storage->driver->try_pread || !can_try(storage, length, offset))
+        return -EAGAIN;
+    return storage->driver->try_pread(storage, buf, length, offset);
+}
+
+int vd_storage_try_pwrite(struct vd_storage *storage, const void *buf, size_t length,
+                          uint64_t offset)
+{
+    if (!storage->driver->try_pwrite || !vd_storage_is_writable(storage) ||
+        !can_try(storage, length, offset))
+        return -EAGAIN;
+    return storage->driver->try_pwrite(storage, buf, length, offset);
+}
+
 static int check_writable(const struct vd_storage *storage, struct vdisk_error *err)
 {
     if (!vd_storage_is_writable(storage))

@@ -112,6 +112,15 @@ int vd_storage_pwrite(struct vd_storage *storage, const void *buf, size_t length
 int vd_storage_pwritev(struct vd_storage *storage, const struct iovec *iov, int iov_entries,
                        uint64_t offset, struct vdisk_error *err);
 
+/*
+ * As vd_storage_pread() and vd_storage_pwrite(), if it can be done at once: 0; else -EAGAIN, and it
+ * has to be done by those, which may wait, and tell what is wrong.  Then the buffer may hold
+ * anything, and the write may be done in part.
+ */
+int vd_storage_try_pread(struct vd_storage *storage, void *buf, size_t length, uint64_t offset);
+int vd_storage_try_pwrite(struct vd_storage *storage, const void *buf, size_t length,
+                          uint64_t offset);
+
 /* The range, which lies within the size or ends past it where it can grow, reads as zero. */
 int vd_storage_write_zeroes(struct vd_storage *storage, struct vd_range range, unsigned flags,
                             struct vdisk_error *err);

@@ -175,6 +175,7 @@ const struct vd_format_driver vd_addcow_driver = {
     .info = addcow_info,
     .map = vd_addcow_map,
     .map_for_write = vd_addcow_map_for_write,
+    .try_map = vd_addcow_try_map,
     .write_done = vd_addcow_write_done,
     .map_zero = vd_addcow_map_zero,
     .flush = vd_addcow_flush,

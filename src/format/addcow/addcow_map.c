@@ -72,3 +72,20 @@ int vd_addcow_map(struct vd_format *format, struct vd_range guest, struct vd_map
     vd_mutex_unlock(&cow->bits->lock);
     return ret < 0 ? ret : vd_addcow_answer(cow, guest, &run, false, mapping, err);
 }
+
+int vd_addcow_try_map(struct vd_format *format, struct vd_range guest, bool for_write,
+                      struct vd_mapping *mapping)
+{
+    struct vd_addcow *cow = format->state;
+    struct vd_addcow_run run;
+    if (!cow->data || vd_range_end(guest) > cow->whole_bytes)
+        return -EAGAIN;
+    vd_mutex_lock(&cow->bits->lock);
+    cow->bits->is_trying = true;
+    int ret = vd_addcow_find_run_locked(cow, guest, &run, NULL);
+    cow->bits->is_trying = false;
+    vd_mutex_unlock(&cow->bits->lock);
+    if (ret < 0 || (for_write && !run.is_set))
+        return -EAGAIN;
+    return vd_addcow_answer(cow, guest, &run, for_write, mapping, NULL);
+}

@@ -89,6 +89,8 @@ int vd_addcow_map(struct vd_format *format, struct vd_range guest, struct vd_map
 /* A3: the image is about to be changed.  Any thread. */
 int vd_addcow_begin(struct vd_addcow *cow, struct vdisk_error *err) VD_EXCLUDES(cow->flush_lock);
 
+int vd_addcow_try_map(struct vd_format *format, struct vd_range guest, bool for_write,
+                      struct vd_mapping *mapping);
 int vd_addcow_map_for_write(struct vd_format *format, struct vd_range guest, bool allocate,
                             struct vd_mapping *mapping, struct vdisk_error *err);
 void vd_addcow_write_done(struct vd_format *format, const struct vd_mapping *mapping, bool ok);

@@ -156,8 +156,8 @@ static int gow_info(struct vd_format *format, struct vd_format_info *info, struc
         .probe = gow_probe, .create = vd_gow_create, .measure = vd_gow_measure, .open = gow_open, \
         .close = gow_close, .info = gow_info, .map = vd_gow_map,                                  \
         .map_for_write = vd_gow_map_for_write, .write_done = vd_gow_write_done,                   \
-        .map_zero = vd_gow_map_zero, .version = (version_of_blocks), .flush = vd_gow_flush,       \
-        .resize = vd_gow_resize, .check = vd_gow_check,                                           \
+        .try_map = vd_gow_try_map, .map_zero = vd_gow_map_zero, .version = (version_of_blocks),   \
+        .flush = vd_gow_flush, .resize = vd_gow_resize, .check = vd_gow_check,                    \
     }
 
 const struct vd_format_driver vd_gow1_driver = GOW_DRIVER(1, NULL);

@@ -94,3 +94,28 @@ int vd_gow_map(struct vd_format *format, struct vd_range guest, struct vd_mappin
         vd_gow_answer(gow, guest, &run, mapping);
     return ret;
 }
+
+/* Was all done before that comes before an overwrite of the run? */
+static bool is_ready_locked(struct vd_gow *gow, const struct vd_gow_run *run)
+    VD_REQUIRES(gow->tables.lock)
+{
+    return run->host != VD_GOW_UNALLOCATED && vd_gow_is_marked(gow, run->first, run->count) &&
+           (gow->layout.version != 3 || vd_gow_is_bumped_locked(gow, run));
+}
+
+int vd_gow_try_map(struct vd_format *format, struct vd_range guest, bool for_write,
+                   struct vd_mapping *mapping)
+{
+    struct vd_gow *gow = format->state;
+    struct vd_gow_run run;
+    vd_mutex_lock(&gow->tables.lock);
+    gow->tables.is_trying = true;
+    int ret = vd_gow_find_run_locked(gow, guest, &run, NULL);
+    gow->tables.is_trying = false;
+    if (ret == 0 && for_write && !is_ready_locked(gow, &run))
+        ret = -EAGAIN;
+    vd_mutex_unlock(&gow->tables.lock);
+    if (ret == 0)
+        vd_gow_answer(gow, guest, &run, mapping);
+    return ret;
+}

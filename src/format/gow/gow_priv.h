@@ -104,6 +104,10 @@ int vd_gow_map(struct vd_format *format, struct vd_range guest, struct vd_mappin
 int vd_gow_bump_locked(struct vd_gow *gow, struct vd_gow_run *run, bool *waited,
                        struct vdisk_error *err) VD_REQUIRES(gow->tables.lock);
 
+/* Did the versions of all its blocks go up in this session? */
+bool vd_gow_is_bumped_locked(const struct vd_gow *gow, const struct vd_gow_run *run)
+    VD_REQUIRES(gow->tables.lock);
+
 int vd_gow_version(struct vd_format *format, struct vd_range guest, uint32_t *version,
                    uint64_t *length, struct vdisk_error *err);
 
@@ -142,6 +146,8 @@ int vd_gow_ready_locked(struct vd_gow *gow, struct vd_gow_run *run, bool changes
 int vd_gow_unmap_locked(struct vd_gow *gow, const struct vd_gow_run *run, struct vdisk_error *err)
     VD_REQUIRES(gow->tables.lock);
 
+int vd_gow_try_map(struct vd_format *format, struct vd_range guest, bool for_write,
+                   struct vd_mapping *mapping);
 int vd_gow_map_for_write(struct vd_format *format, struct vd_range guest, bool allocate,
                          struct vd_mapping *mapping, struct vdisk_error *err);
 void vd_gow_write_done(struct vd_format *format, const struct vd_mapping *mapping, bool ok);

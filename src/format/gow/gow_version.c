@@ -16,6 +16,14 @@ static bool is_bumped_locked(const struct vd_gow *gow, uint32_t block)
     return bits && (bits[in_region / 8] >> (in_region % 8)) & 1;
 }
 
+bool vd_gow_is_bumped_locked(const struct vd_gow *gow, const struct vd_gow_run *run)
+{
+    for (uint32_t i = 0; i < run->count; i++)
+        if (!gow->bumped || !is_bumped_locked(gow, run->first + i))
+            return false;
+    return true;
+}
+
 static int reserve_bumped_locked(struct vd_gow *gow, const struct vd_gow_run *run,
                                  struct vdisk_error *err)
 {

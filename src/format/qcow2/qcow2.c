@@ -222,6 +222,7 @@ const struct vd_format_driver vd_qcow2_driver = {
     .info = qcow2_info,
     .map = vd_qcow2_map,
     .map_for_write = vd_qcow2_map_for_write,
+    .try_map = vd_qcow2_try_map,
     .map_encoded = vd_qcow2_map_encoded,
     .write_done = vd_qcow2_write_done,
     .map_zero = vd_qcow2_map_zero,

@@ -299,6 +299,20 @@ int vd_qcow2_record(struct vd_qcow2 *qcow2, struct vd_range guest, struct vdisk_
     return ret;
 }
 
+bool vd_qcow2_is_recorded(const struct vd_qcow2 *qcow2, struct vd_range guest)
+{
+    const struct vd_qcow2_dirty *dirty = qcow2->dirty;
+    int state = atomic_load_explicit(&dirty->state, memory_order_acquire);
+    if (state == VD_QCOW2_DIRTY_NONE || !qcow2->header.bitmaps.is_present)
+        return true;
+    if (state == VD_QCOW2_DIRTY_UNKNOWN)
+        return false;
+    for (size_t i = 0; i < dirty->recording_count; i++)
+        if (!vd_bitmap_has(dirty->recording[i]->bits, guest))
+            return false;
+    return true;
+}
+
 /* --- another size ------------------------------------------------------------------------------
  */
 

@@ -39,6 +39,9 @@ extern const struct vd_bitmap_driver vd_qcow2_bitmap_driver;
  */
 int vd_qcow2_record(struct vd_qcow2 *qcow2, struct vd_range guest, struct vdisk_error *err);
 
+/* Would that have nothing to do? */
+bool vd_qcow2_is_recorded(const struct vd_qcow2 *qcow2, struct vd_range guest);
+
 /* Makes qcow2->dirty, for vd_qcow2_bitmaps_free(); reads nothing.  When the image is open. */
 int vd_qcow2_bitmaps_open(struct vd_qcow2 *qcow2, struct vdisk_error *err);
 

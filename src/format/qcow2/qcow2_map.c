@@ -2,7 +2,9 @@
 /* The tables of a qcow2 image: where does a subcluster live? */
 #include <inttypes.h>
 
+#include "format/qcow2/qcow2_bitmap.h"
 #include "format/qcow2/qcow2_crypt.h"
+#include "format/qcow2/qcow2_write.h"
 
 /* So many pages of tables are looked at for one answer. */
 #define MAP_PAGES 16u
@@ -322,6 +324,26 @@ int vd_qcow2_map(struct vd_format *format, struct vd_range guest, struct vd_mapp
     vd_mutex_lock(&qcow2->tables.lock);
     int ret = find_all_locked(qcow2, guest, &run, err);
     if (ret == 0)
+        vd_qcow2_answer(qcow2, guest, &run, mapping);
+    vd_mutex_unlock(&qcow2->tables.lock);
+    return ret;
+}
+
+int vd_qcow2_try_map(struct vd_format *format, struct vd_range guest, bool for_write,
+                     struct vd_mapping *mapping)
+{
+    struct vd_qcow2 *qcow2 = format->state;
+    struct vd_qcow2_run run;
+    if (for_write && !vd_qcow2_is_recorded(qcow2, guest))
+        return -EAGAIN;
+    vd_mutex_lock(&qcow2->tables.lock);
+    qcow2->tables.is_trying = true;
+    int ret = for_write ? vd_qcow2_find_run_locked(qcow2, guest, &run, NULL)
+                        : find_all_locked(qcow2, guest, &run, NULL);
+    qcow2->tables.is_trying = false;
+    if (ret == 0 && for_write)
+        ret = vd_qcow2_try_in_place_locked(qcow2, guest, &run, mapping);
+    else if (ret == 0)
         vd_qcow2_answer(qcow2, guest, &run, mapping);
     vd_mutex_unlock(&qcow2->tables.lock);
     return ret;

@@ -189,6 +189,8 @@ void vd_qcow2_meta_remove(struct vd_qcow2 *qcow2, uint64_t host, uint64_t cluste
 
 /* ---- qcow2_write.c ---- */
 
+int vd_qcow2_try_map(struct vd_format *format, struct vd_range guest, bool for_write,
+                     struct vd_mapping *mapping);
 int vd_qcow2_map_for_write(struct vd_format *format, struct vd_range guest, bool allocate,
                            struct vd_mapping *mapping, struct vdisk_error *err);
 int vd_qcow2_map_encoded(struct vd_format *format, struct vd_range guest, enum vd_codec codec,

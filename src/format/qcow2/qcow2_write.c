@@ -115,6 +115,21 @@ int vd_qcow2_answer_in_place(struct vd_qcow2 *qcow2, struct vd_range guest,
     return is_behind ? grow_to(qcow2, mapping, err) : 0;
 }
 
+int vd_qcow2_try_in_place_locked(const struct vd_qcow2 *qcow2, struct vd_range guest,
+                                 const struct vd_qcow2_run *run, struct vd_mapping *mapping)
+{
+    uint64_t where;
+    if (!qcow2->writer || !atomic_load(&qcow2->writer->has_begun) ||
+        !vd_qcow2_is_in_place(qcow2, run))
+        return -EAGAIN;
+    answer_data(qcow2, guest, run, mapping);
+    uint64_t end = mapping->host_offset + mapping->guest.length;
+    bool is_behind = qcow2->data == qcow2->file && end > qcow2->file_bytes;
+    return is_behind || hit_data_locked(qcow2, mapping->host_offset, mapping->guest.length, &where)
+               ? -EAGAIN
+               : 0;
+}
+
 /* ---- New places ---- */
 
 /* How whole clusters of a run are to be written. */

@@ -240,6 +240,11 @@ int vd_qcow2_answer_in_place(struct vd_qcow2 *qcow2, struct vd_range guest,
                              const struct vd_qcow2_run *run, struct vd_mapping *mapping,
                              struct vdisk_error *err) VD_RELEASES(qcow2->tables.lock);
 
+/* The same answer, or -EAGAIN if there is more to do than to answer. */
+int vd_qcow2_try_in_place_locked(const struct vd_qcow2 *qcow2, struct vd_range guest,
+                                 const struct vd_qcow2_run *run, struct vd_mapping *mapping)
+    VD_REQUIRES(qcow2->tables.lock);
+
 /* W5: does one of the first @entries of @run lead to metadata?  As vd_qcow2_meta_hit_locked(). */
 const char *vd_qcow2_hit_entries_locked(const struct vd_qcow2 *qcow2,
                                         const struct vd_qcow2_run *run, uint64_t entries,

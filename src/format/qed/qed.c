@@ -175,6 +175,7 @@ const struct vd_format_driver vd_qed_driver = {
     .info = qed_info,
     .map = vd_qed_map,
     .map_for_write = vd_qed_map_for_write,
+    .try_map = vd_qed_try_map,
     .write_done = vd_qed_write_done,
     .map_zero = vd_qed_map_zero,
     .flush = vd_qed_flush,

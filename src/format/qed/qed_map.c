@@ -191,26 +191,50 @@ static bool goes_on(const struct vd_qed_run *run, const struct vd_qed_run *next)
            (run->kind != VD_QED_RUN_DATA || next->host == run->host + run->guest.length);
 }
 
+static int find_all_locked(struct vd_qed *qed, struct vd_range guest, struct vd_qed_run *run,
+                           struct vdisk_error *err) VD_REQUIRES(qed->tables.lock)
+{
+    int ret = vd_qed_find_run_locked(qed, guest, run, err);
+    for (unsigned i = 1; ret == 0 && i < MAP_PAGES; i++) {
+        uint64_t end = vd_range_end(run->guest);
+        struct vd_qed_run next;
+        /* An error there is for the request that comes to it. */
+        if (end >= vd_range_end(guest) ||
+            vd_qed_find_run_locked(qed, vd_range(end, vd_range_end(guest) - end), &next, NULL) <
+                0 ||
+            !goes_on(run, &next))
+            break;
+        run->guest.length += next.guest.length;
+    }
+    return ret;
+}
+
 int vd_qed_map(struct vd_format *format, struct vd_range guest, struct vd_mapping *mapping,
                struct vdisk_error *err)
 {
     struct vd_qed *qed = format->state;
     struct vd_qed_run run;
     vd_mutex_lock(&qed->tables.lock);
-    int ret = vd_qed_find_run_locked(qed, guest, &run, err);
-    for (unsigned i = 1; ret == 0 && i < MAP_PAGES; i++) {
-        uint64_t end = vd_range_end(run.guest);
-        struct vd_qed_run next;
-        /* An error there is for the request that comes to it. */
-        if (end >= vd_range_end(guest) ||
-            vd_qed_find_run_locked(qed, vd_range(end, vd_range_end(guest) - end), &next, NULL) <
-                0 ||
-            !goes_on(&run, &next))
-            break;
-        run.guest.length += next.guest.length;
-    }
+    int ret = find_all_locked(qed, guest, &run, err);
     vd_mutex_unlock(&qed->tables.lock);
     if (ret == 0)
         vd_qed_answer(qed, guest, &run, mapping);
     return ret;
+}
+
+int vd_qed_try_map(struct vd_format *format, struct vd_range guest, bool for_write,
+                   struct vd_mapping *mapping)
+{
+    struct vd_qed *qed = format->state;
+    struct vd_qed_run run;
+    vd_mutex_lock(&qed->tables.lock);
+    qed->tables.is_trying = true;
+    int ret = find_all_locked(qed, guest, &run, NULL);
+    qed->tables.is_trying = false;
+    if (ret == 0 && for_write && (run.kind != VD_QED_RUN_DATA || !qed->is_scanned))
+        ret = -EAGAIN;
+    vd_mutex_unlock(&qed->tables.lock);
+    if (ret == 0)
+        vd_qed_answer(qed, guest, &run, mapping);
+    return ret == 0 && for_write && mapping->kind != VD_MAP_DATA ? -EAGAIN : ret;
 }

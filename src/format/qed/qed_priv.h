@@ -152,6 +152,8 @@ int vd_qed_trim(struct vd_qed *qed, struct vdisk_error *err);
 int vd_qed_set_zero(struct vd_qed *qed, struct vd_range guest, struct vd_qed_run *run,
                     struct vdisk_error *err) VD_EXCLUDES(qed->alloc_lock);
 
+int vd_qed_try_map(struct vd_format *format, struct vd_range guest, bool for_write,
+                   struct vd_mapping *mapping);
 int vd_qed_map_for_write(struct vd_format *format, struct vd_range guest, bool allocate,
                          struct vd_mapping *mapping, struct vdisk_error *err);
 void vd_qed_write_done(struct vd_format *format, const struct vd_mapping *mapping, bool ok);

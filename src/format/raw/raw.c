@@ -174,6 +174,22 @@ static int raw_map_for_write(struct vd_format *format, struct vd_range guest, bo
     return 0;
 }
 
+/* Where the file surely is. */
+static int raw_try_map(struct vd_format *format, struct vd_range guest, bool for_write,
+                       struct vd_mapping *mapping)
+{
+    const struct raw *raw = format->state;
+    (void)for_write;
+    if (vd_range_end(guest) > raw->whole_bytes)
+        return -EAGAIN;
+    mapping->kind = VD_MAP_DATA;
+    mapping->present = true;
+    mapping->guest = guest;
+    mapping->storage = format->file;
+    mapping->host_offset = guest.offset;
+    return 0;
+}
+
 static int raw_map_zero(struct vd_format *format, struct vd_range guest, unsigned flags,
                         struct vd_mapping *mapping, struct vdisk_error *err)
 {
@@ -221,6 +237,7 @@ const struct vd_format_driver vd_raw_driver = {
     .info = raw_info,
     .map = raw_map,
     .map_for_write = raw_map_for_write,
+    .try_map = raw_try_map,
     .map_zero = raw_map_zero,
     .flush = raw_flush,
     .resize = raw_resize,
