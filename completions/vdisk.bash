@@ -20,16 +20,18 @@ _vdisk_options() {
 _vdisk() {
     local command=$1 current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]}
     local verb=${COMP_WORDS[1]:-} words=
+    local modes='none writeback writethrough directsync unsafe'
     COMPREPLY=()
     if [ "$COMP_CWORD" -eq 1 ]; then
         words="$(_vdisk_verbs "$command") help --help --version"
     elif [ "$verb" = help ]; then
         words=$(_vdisk_verbs "$command")
     else
+        [ "$previous" != = ] || previous=${COMP_WORDS[COMP_CWORD - 2]}
         case $previous in
         -f | -O | -F) words="$(_vdisk_formats "$command") gow" ;;
-        -t | -T) words='none writeback writethrough directsync unsafe' ;;
-        --output | =) words='human json' ;;
+        -t | -T | --cache) [ "$verb" = serve ] && [ "$previous" = -t ] || words=$modes ;;
+        --output) words='human json' ;;
         -r) [ "$verb" != check ] || words='leaks all' ;;
         esac
         [[ $current != -* ]] || words=$(_vdisk_options "$command" "$verb")

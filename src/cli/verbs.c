@@ -24,6 +24,7 @@ static const struct vd_cli_verb *const verbs[] = {
     &vd_cmd_measure,
     &vd_cmd_rebase,
     &vd_cmd_resize,
+    &vd_cmd_serve,
     &vd_cmd_snapshot,
     &vd_cmd_sums,
     &vd_cmd_sync,

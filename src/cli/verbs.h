@@ -23,6 +23,7 @@ extern const struct vd_cli_verb vd_cmd_map;
 extern const struct vd_cli_verb vd_cmd_measure;
 extern const struct vd_cli_verb vd_cmd_rebase;
 extern const struct vd_cli_verb vd_cmd_resize;
+extern const struct vd_cli_verb vd_cmd_serve;
 extern const struct vd_cli_verb vd_cmd_snapshot;
 extern const struct vd_cli_verb vd_cmd_sums;
 extern const struct vd_cli_verb vd_cmd_sync;

@@ -28,6 +28,9 @@ check 'its long name' offers '--force-share' info --force
 check 'a long option with an argument' offers '--max-length=' map --ma
 check 'cache modes' offers 'writeback writethrough' io -t wr
 check 'repairs' offers 'all leaks' check -r ''
+check 'cache modes, where -t means something else' offers 'writeback writethrough' serve --cache = wr
+check '-t that takes no argument' offers '' serve -t ''
+check 'forms of output behind =' offers 'human json' info --output = ''
 check 'forms of output' offers 'human json' info --output ''
 check 'nothing, so files' offers '' info ''
 
