@@ -37,7 +37,7 @@ static int send_response(struct MHD_Connection *connection, unsigned code, const
     if (ret == MHD_YES)
         ret = MHD_queue_response(connection, code, response);
     MHD_destroy_response(response);
-    return ret;
+    return (int)ret;
 }
 
 /* @why: a constant sentence. */
