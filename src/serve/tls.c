@@ -415,6 +415,9 @@ static int shake_hands(const struct tls_stream *state, const struct vd_stream *s
             const char *alert = gnutls_alert_get_name(gnutls_alert_get(state->session));
             return vd_err_set(err, EPROTO, "TLS: the client says: %s", alert ? alert : "?");
         }
+        if (code == GNUTLS_E_PULL_ERROR || code == GNUTLS_E_PUSH_ERROR ||
+            code == GNUTLS_E_PREMATURE_TERMINATION)
+            return vd_err_set(err, ECONNRESET, "TLS: the client left before hands were shaken");
         if (gnutls_error_is_fatal(code)) {
             (void)gnutls_alert_send_appropriate(state->session, code);
             return vd_err_set(err, EPROTO, "TLS: %s", gnutls_strerror(code));

@@ -188,9 +188,9 @@ static int add_user(struct vd_tls_creds *creds, char *line, const char *file, un
     gnutls_datum_t key = {0};
     if (hex.size == 0 || gnutls_hex_decode2(&hex, &key) < 0 || key.size > KEY_BYTES_MAX) {
         gnutls_free(key.data);
-        return vd_err_set(err, EINVAL,
-                          "%s: line %u: the key of user '%s' is not hexadecimal, of 1 to %u bytes",
-                          file, number, line, KEY_BYTES_MAX);
+        /* What is in the line is not told: it may be a key. */
+        return vd_err_set(err, EINVAL, "%s: line %u: the key is not hexadecimal, of 1 to %u bytes",
+                          file, number, KEY_BYTES_MAX);
     }
     struct vd_tls_user user = {.name = strdup(line), .key = key};
     bool is_known = user.name && vd_tls_creds_user(creds, user.name);
@@ -202,8 +202,7 @@ static int add_user(struct vd_tls_creds *creds, char *line, const char *file, un
         gnutls_memset(key.data, 0, key.size);
         gnutls_free(key.data);
         if (is_known)
-            return vd_err_set(err, EINVAL, "%s: line %u: user '%s' is there twice", file, number,
-                              line);
+            return vd_err_set(err, EINVAL, "%s: line %u: the user is there twice", file, number);
         return vd_err_nomem(err, "the pre-shared keys");
     }
     creds->users = users;

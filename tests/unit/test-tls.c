@@ -179,10 +179,10 @@ static void wrong_key_files_are_refused(void **state)
         {"# only this\n", "there is no 'user:key' in it"},
         {"alice\n", "line 1 is not 'user:key'"},
         {"\n:" KEY "\n", "line 2 is not 'user:key'"},
-        {"alice:\n", "line 1: the key of user 'alice' is not hexadecimal"},
-        {"alice:xyz\n", "line 1: the key of user 'alice' is not hexadecimal"},
-        {"alice:" KEY "0\n", "line 1: the key of user 'alice' is not hexadecimal"},
-        {"alice:" KEY "\nalice:" KEY "\n", "line 2: user 'alice' is there twice"},
+        {"alice:\n", "line 1: the key is not hexadecimal"},
+        {"alice:xyz\n", "line 1: the key is not hexadecimal"},
+        {"alice:" KEY "0\n", "line 1: the key is not hexadecimal"},
+        {"alice:" KEY "\nalice:" KEY "\n", "line 2: the user is there twice"},
     };
     for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
         struct vd_tls *tls;
