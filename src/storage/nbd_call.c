@@ -7,13 +7,18 @@
  */
 #include <inttypes.h>
 #include <poll.h>
+#include <stdlib.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "storage/nbd_priv.h"
+#include "util/mem.h"
 
 #define BACKOFF_MS_FIRST 100u
 #define BACKOFF_MS_MAX   5000u
+
+/* Who keeps sending, but answers nothing, is given up after so many time-outs. */
+#define TIMEOUTS_MAX 10u
 
 /* What came of one try; negative: an error that another try would not mend. */
 enum {
@@ -46,6 +51,7 @@ static int on_answer(void *opaque, int *error)
     struct vd_nbd_conn *conn = call->conn;
     piece->state = VD_NBD_ANSWERED;
     piece->error = *error;
+    conn->answered_ms = conn->moved_ms;
     if (*error == 0 && call->op == VD_NBD_READ)
         atomic_fetch_add(&conn->nbd->received_bytes, piece->range.length);
     if (*error == 0 && is_change(call->op) && !(call->flags & LIBNBD_CMD_FLAG_FUA))
@@ -55,15 +61,48 @@ static int on_answer(void *opaque, int *error)
     return 1;
 }
 
+/* Called by libnbd for each part of a read that has come. */
+static int on_chunk(void *opaque, const void *data, size_t length, uint64_t offset, unsigned status,
+                    int *error)
+{
+    struct vd_nbd_piece *piece = opaque;
+    (void)data;
+    if (status == LIBNBD_READ_ERROR)
+        return 0;
+    if (offset == piece->range.offset + piece->front_bytes && !piece->parts) {
+        piece->front_bytes += length;
+        return 0;
+    }
+    if (!piece->parts)
+        piece->parts = vd_alloc_array(VD_NBD_PARTS_MAX, sizeof(*piece->parts));
+    if (!piece->parts)
+        *error = ENOMEM;
+    else if (piece->part_count < VD_NBD_PARTS_MAX)
+        piece->parts[piece->part_count] = vd_range(offset, length);
+    piece->part_count++;
+    return piece->parts ? 0 : -1;
+}
+
+static void forget_parts(struct vd_nbd_piece *piece)
+{
+    free(piece->parts);
+    piece->parts = NULL;
+    piece->part_count = 0;
+    piece->front_bytes = 0;
+}
+
 static int64_t send_piece(struct nbd_handle *handle, struct vd_nbd_call *call,
                           struct vd_nbd_piece *piece)
 {
+    nbd_chunk_callback chunk = {.callback = on_chunk, .user_data = piece};
     nbd_completion_callback answer = {.callback = on_answer, .user_data = piece};
     uint64_t offset = piece->range.offset;
     uint64_t length = piece->range.length;
     switch (call->op) {
     case VD_NBD_READ:
-        return nbd_aio_pread(handle, piece->data, length, offset, answer, call->flags);
+        forget_parts(piece);
+        return nbd_aio_pread_structured(handle, piece->data, length, offset, chunk, answer,
+                                        call->flags);
     case VD_NBD_WRITE:
         return nbd_aio_pwrite(handle, piece->data, length, offset, answer, call->flags);
     case VD_NBD_ZERO:
@@ -124,7 +163,7 @@ static void lose_if_dead(struct vd_nbd_conn *conn, bool failed)
 static void ask(struct vd_nbd_conn *conn, struct vd_nbd_call *call)
 {
     if (!conn->calls)
-        conn->moved_ms = vd_nbd_clock_ms();
+        conn->answered_ms = conn->moved_ms = vd_nbd_clock_ms();
     call->conn = conn;
     call->left = 0;
     call->is_timed_out = false;
@@ -166,6 +205,12 @@ static void move(struct vd_nbd_conn *conn, int events)
     lose_if_dead(conn, ret < 0);
 }
 
+static bool is_dawdling(const struct vd_nbd_conn *conn)
+{
+    uint64_t limit = (uint64_t)conn->nbd->settings.timeout_ms * TIMEOUTS_MAX;
+    return vd_nbd_clock_ms() - conn->answered_ms >= limit;
+}
+
 /* Waits, without the lock, until the socket is ready, somebody wakes us, or for too long. */
 static void poll_once(struct vd_nbd_conn *conn) VD_REQUIRES(conn->lock)
 {
@@ -173,9 +218,11 @@ static void poll_once(struct vd_nbd_conn *conn) VD_REQUIRES(conn->lock)
                             {.fd = conn->wake_fd, .events = POLLIN}};
     uint32_t limit = conn->nbd->settings.timeout_ms;
     uint64_t waited = vd_nbd_clock_ms() - conn->moved_ms;
-    if (waited >= limit) {
+    if (waited >= limit || is_dawdling(conn)) {
         struct vdisk_error why = {0};
-        vd_err_set(&why, ETIMEDOUT, "the server did not answer for %" PRIu32 " ms", limit);
+        vd_err_set(&why, ETIMEDOUT, "the server did not answer for %" PRIu32 " ms",
+                   waited >= limit ? limit
+                                   : (uint32_t)vd_min(UINT32_MAX, (uint64_t)TIMEOUTS_MAX * limit));
         lose(conn, &why);
         return;
     }
@@ -222,6 +269,33 @@ static void wait_for(struct vd_nbd_conn *conn, struct vd_nbd_call *call) VD_REQU
     *link = call->next;
 }
 
+static int compare_parts(const void *a, const void *b)
+{
+    const struct vd_range *first = a;
+    const struct vd_range *second = b;
+    return (first->offset > second->offset) - (first->offset < second->offset);
+}
+
+/* libnbd takes a read for done that the server says is done.  Did all bytes come, once each? */
+static int check_came(struct vd_nbd_piece *piece, struct vdisk_error *err)
+{
+    unsigned count = piece->part_count;
+    if (count > VD_NBD_PARTS_MAX)
+        return vd_err_set(err, EBADMSG, "the server answers a read in more than %u parts",
+                          VD_NBD_PARTS_MAX);
+    if (count)
+        qsort(piece->parts, count, sizeof(*piece->parts), compare_parts);
+    uint64_t at = piece->range.offset + piece->front_bytes;
+    for (unsigned i = 0; i < count && piece->parts[i].offset == at; i++)
+        at = vd_range_end(piece->parts[i]);
+    if (at == vd_range_end(piece->range))
+        return 0;
+    return vd_err_set(err, EBADMSG,
+                      "the server's answer to a read of %" PRIu64 " bytes at offset %" PRIu64
+                      " has gaps, or comes twice in places",
+                      piece->range.length, piece->range.offset);
+}
+
 /* All pieces have been answered, or the connection is lost. */
 static int conclude(const struct vd_nbd_conn *conn, struct vd_nbd_call *call,
                     struct vdisk_error *err)
@@ -242,6 +316,8 @@ static int conclude(const struct vd_nbd_conn *conn, struct vd_nbd_call *call,
             return vd_err_errno(err, piece->error,
                                 "the server can not %s %" PRIu64 " bytes at offset %" PRIu64,
                                 op_text(call->op), piece->range.length, piece->range.offset);
+        else if (call->op == VD_NBD_READ && check_came(piece, err) < 0)
+            return -EBADMSG;
     }
     if (!is_lost)
         return DONE;
@@ -337,6 +413,8 @@ int vd_nbd_run(struct vd_nbd *nbd, struct vd_nbd_call *call, struct vdisk_error 
         }
         break;
     }
+    for (unsigned i = 0; i < call->piece_count; i++)
+        forget_parts(&call->pieces[i]);
     vd_cond_destroy(&call->changed);
     return ret;
 }

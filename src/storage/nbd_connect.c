@@ -95,22 +95,24 @@ static int new_handle(const struct vd_nbd *nbd, struct nbd_handle **handle, stru
     return 0;
 }
 
-/* Polls until the server has said all, or nothing has moved for too long. */
+/* Polls until the server has said all; it may take so long, whatever it says meanwhile. */
 static int negotiate(struct nbd_handle *handle, uint32_t timeout_ms, struct vdisk_error *err)
 {
+    uint64_t begin = vd_nbd_clock_ms();
     while (nbd_aio_is_connecting(handle) > 0 || nbd_aio_is_negotiating(handle) > 0) {
+        uint64_t passed = vd_min(vd_nbd_clock_ms() - begin, timeout_ms);
         unsigned direction = nbd_aio_get_direction(handle);
         struct pollfd fd = {.fd = nbd_aio_get_fd(handle)};
         if (direction & LIBNBD_AIO_DIRECTION_READ)
             fd.events |= POLLIN;
         if (direction & LIBNBD_AIO_DIRECTION_WRITE)
             fd.events |= POLLOUT;
-        int count = poll(&fd, 1, (int)timeout_ms);
+        int count = passed < timeout_ms ? poll(&fd, 1, (int)(timeout_ms - passed)) : 0;
         if (count < 0 && errno == EINTR)
             continue;
         if (count == 0)
-            return vd_err_set(err, ETIMEDOUT, "the server did not answer for %" PRIu32 " ms",
-                              timeout_ms);
+            return vd_err_set(err, ETIMEDOUT,
+                              "the server did not come to terms within %" PRIu32 " ms", timeout_ms);
         if (count < 0)
             return vd_err_errno(err, errno, "can not wait for the server");
         int ret = direction & LIBNBD_AIO_DIRECTION_READ && fd.revents & ~POLLOUT
@@ -128,6 +130,8 @@ static int read_sizes(struct nbd_handle *handle, struct vd_nbd_facts *facts,
     int64_t size = nbd_get_size(handle);
     int64_t min_bytes = nbd_get_block_size(handle, LIBNBD_SIZE_MINIMUM);
     int64_t max_bytes = nbd_get_block_size(handle, LIBNBD_SIZE_MAXIMUM);
+    if (size < 0 && nbd_get_errno() != EOVERFLOW)
+        return vd_nbd_library_error(EIO, err);
     if (size < 0)
         return vd_err_set(err, EOVERFLOW,
                           "the server says that the export is larger than %" PRId64 " bytes",

@@ -38,6 +38,9 @@
 #define VD_NBD_PIECES_MAX  16u
 #define VD_NBD_PIECE_BYTES (1u << 20)
 
+/* Parts of an answer out of order. */
+#define VD_NBD_PARTS_MAX 64u
+
 /* Zeroes and trims carry no data; this takes no server long, unless it writes all the zeros. */
 #define VD_NBD_ZERO_BYTES (256u << 20)
 
@@ -87,6 +90,10 @@ struct vd_nbd_piece {
     bool is_bounce; /* data is the piece's own, not the caller's */
     enum vd_nbd_piece_state state;
     int error; /* ANSWERED: 0 or a positive errno, the server's */
+    /* VD_NBD_READ: what came, as libnbd does not mind what is missing or comes twice */
+    uint64_t front_bytes;   /* from front to back */
+    struct vd_range *parts; /* others, VD_NBD_PARTS_MAX at most; NULL: none.  Owned */
+    unsigned part_count;    /* counts on when there is no more room */
 };
 
 /* What a thread waits for: pieces of one kind, on one connection. */
@@ -119,6 +126,7 @@ struct vd_nbd_conn {
     unsigned polled;            /* directions that the leader waits for */
     unsigned failures;          /* attempts to connect that failed, ever */
     uint64_t moved_ms;          /* when something last moved */
+    uint64_t answered_ms;       /* when a piece was answered, or the first one asked for */
     struct vdisk_error failure; /* why it was lost, or could not be made */
     int wake_fd;                /* for the leader; made with the first handle */
 };
@@ -175,8 +183,7 @@ uint64_t vd_nbd_clock_ms(void);
 /* Sets what libnbd says of its last failure in this thread. */
 int vd_nbd_library_error(int fallback_code, struct vdisk_error *err);
 
-/* Makes a handle that is connected, and reads what the server says.  Nothing may move for
- * @timeout_ms. */
+/* Makes a handle that is connected, and reads what the server says, within @timeout_ms. */
 int vd_nbd_connect(struct vd_nbd *nbd, uint32_t timeout_ms, struct nbd_handle **handle,
                    struct vd_nbd_facts *facts, struct vdisk_error *err);
 
