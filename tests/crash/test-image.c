@@ -35,7 +35,7 @@ static double seconds_now(void)
 
 static uint64_t default_ops(const char *stack)
 {
-    return VT_SHARE(strstr(stack, "luks") ? 40 : 120);
+    return VT_SHARE(strstr(stack, "luks") ? UINT64_C(40) : UINT64_C(120));
 }
 
 static void test_power_cuts(void **state)
