@@ -10,13 +10,16 @@
  */
 #include <arpa/inet.h>
 #include <inttypes.h>
+#include <linux/sockios.h>
 #include <linux/vm_sockets.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 
 #include "nbdproto/nbdproto.h"
@@ -33,6 +36,10 @@
 #define KEEPALIVE_IDLE_SECONDS     60
 #define KEEPALIVE_INTERVAL_SECONDS 15
 #define KEEPALIVE_PROBES           4
+
+/* How long the last replies may be on their way. */
+#define DELIVERY_MS      5000u
+#define DELIVERY_LOOK_MS 5
 
 /* ---- Who it is ---- */
 
@@ -100,6 +107,13 @@ static void find_out_the_dead(int fd)
     (void)setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &probes, sizeof(probes));
 }
 
+/* No IP address, and so none to be limited. */
+static bool is_local(const struct vd_connection *connection)
+{
+    static const uint8_t none[16];
+    return memcmp(connection->address, none, sizeof(none)) == 0;
+}
+
 /* ---- The list ---- */
 
 static void link_in(struct vdisk_server *server, struct vd_connection *connection)
@@ -136,15 +150,13 @@ static uint32_t count_of_address(const struct vdisk_server *server, const uint8_
 static int admit(const struct vdisk_server *server, const struct vd_connection *connection,
                  struct vdisk_error *err) VD_REQUIRES(server->lock)
 {
-    static const uint8_t none[16];
     const struct vdisk_server_options *options = &server->options;
     if (server->is_closed)
         return vd_err_set(err, ESHUTDOWN, "%s: the server has stopped", connection->peer);
     if (server->connection_entries >= options->connections)
         return vd_err_set(err, EUSERS, "%s: there are %u connections, as many as allowed",
                           connection->peer, server->connection_entries);
-    if (options->connections_per_address < options->connections &&
-        memcmp(connection->address, none, sizeof(none)) != 0) {
+    if (options->connections_per_address < options->connections && !is_local(connection)) {
         uint32_t count = count_of_address(server, connection->address);
         if (count >= options->connections_per_address)
             return vd_err_set(err, EUSERS,
@@ -220,6 +232,27 @@ static void leave(struct vd_connection *connection, struct vd_export *export)
     vd_export_leave(&server->exports, export); /* C3 */
 }
 
+/*
+ * When a TCP socket is closed in which there are requests that nobody has received, the system
+ * resets the connection, and throws away the replies that are still on their way.  So a client that
+ * goes on asking, while it is being disconnected, gets time to take them.
+ */
+static void deliver(const struct vd_connection *connection, const struct vd_export *export)
+{
+    if (is_local(connection) ||
+        !(atomic_load(&connection->server->is_stopping) || atomic_load(&export->is_removed)))
+        return;
+    int fd = connection->stream.fd;
+    uint64_t deadline = vd_now_ms() + DELIVERY_MS;
+    int left = 0;
+    while (!atomic_load(&connection->is_cut) && vd_now_ms() < deadline &&
+           ioctl(fd, SIOCOUTQ, &left) == 0 && left > 0) {
+        struct pollfd at = {.fd = fd}; /* tells of one that has gone, or was cut */
+        if (poll(&at, 1, DELIVERY_LOOK_MS) > 0)
+            break;
+    }
+}
+
 static int serve(struct vd_connection *connection, struct vdisk_error *err)
 {
     struct vdisk_server *server = connection->server;
@@ -240,6 +273,7 @@ static int serve(struct vd_connection *connection, struct vdisk_error *err)
         .stall_ms = options->stall_ms,
     };
     ret = vd_transmit(&transmit, &session, err);
+    deliver(connection, session.export);
     leave(connection, session.export);
     return ret;
 }
@@ -369,8 +403,10 @@ void vd_connections_end(struct vdisk_server *server, const struct vd_export *exp
     while (is_used(server, export) && vd_cond_wait_until(&server->changed, &server->lock, deadline))
         continue;
     for (struct vd_connection *at = server->connections; at; at = at->next)
-        if (is_of(at, export))
+        if (is_of(at, export)) {
+            atomic_store(&at->is_cut, true);
             vd_stream_cut(&at->stream);
+        }
     while (is_used(server, export))
         vd_cond_wait(&server->changed, &server->lock);
     struct vd_connection *finished = NULL;

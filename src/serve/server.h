@@ -21,6 +21,7 @@ struct vd_connection {
     uint8_t address[16];          /* IPv6, or IPv4 mapped into it; zeros for other families */
     uint64_t since_ms;            /* vd_now_ms() */
     pthread_t thread;             /* under server->lock: joined by the next one that ends */
+    atomic_bool is_cut;           /* nobody waits for it any longer */
     struct vd_connection *next;   /* under server->lock */
     struct vd_connection **link;  /* under server->lock: what points at it */
 };

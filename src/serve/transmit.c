@@ -423,7 +423,9 @@ int vd_transmit(const struct vd_transmit *transmit, struct vd_session *session,
     if (ret < 0)
         return ret;
     ret = serve(&flow, err);
-    int finished = finish(&flow, ret == 0);
+    /* Who left in the middle of a request, or was made to, may still take replies: if not, sending
+     * says so. */
+    int finished = finish(&flow, ret == 0 || ret == -ECONNRESET);
     if (ret == 0 && finished < 0)
         ret = vd_err_set(err, ETIMEDOUT, "it has not taken its last replies");
     if (ret == 0 && flow.send_error && !flow.is_disconnected)
