@@ -248,10 +248,12 @@ static int run_flush(struct vd_task *task, struct vdisk_error *err)
 
 /* ---- Questions ---- */
 
-/* Reads it to nowhere, so that it is in memory. */
+/* Reads it to nowhere, so that it is in memory: no more than one READ may ask for, as a request for
+ * the whole of a large disk would keep this worker for hours, whether its client waits or not. */
 static int run_cache(struct vd_task *task, struct vdisk_error *err)
 {
     struct vd_range rest = task->request.range;
+    rest.length = vd_min(rest.length, task->flow->session->payload_max);
     while (rest.length && !atomic_load(&task->flow->session->export->is_removed) &&
            !atomic_load(task->flow->transmit->is_stopping)) {
         uint64_t length = vd_min(rest.length, CACHE_BYTES);
