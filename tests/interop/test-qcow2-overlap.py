@@ -4,14 +4,14 @@
 
     tests/interop/test-qcow2-overlap.py VDISK
 
-A hostile image leads a write to its own metadata: an entry of a table, or a field of the header, has
-the place of something else.  Each field that leads somewhere is given the place of every kind of
-metadata.  A command whose way leads through it is refused, and nothing of the file is changed but the
-corrupt bit; where it is a cluster or a table of the disk, that is set.  Others may do their work; then
-all of the disk and of its snapshot that could be read before reads the same, but for what was asked.
+A hostile image leads a write to its own metadata: an entry of a table, or a field of the header,
+has the place of something else.  Each field that leads somewhere is given the place of every kind
+of metadata.  A command whose way leads through it is refused, and nothing of the file changes but
+the corrupt bit; where it is a cluster of the disk, that is set.  Others may do their work; then all
+of the disk and of its snapshot that could be read before reads the same, but for what was asked.
 
-VD_QCOW2_OVERLAPS=full gives each image to each command, else to those that lead there and to some of
-the others.
+VD_QCOW2_OVERLAPS=full gives each image to each command, else to those that lead there and to some
+of the others.
 """
 import os
 import struct
@@ -227,11 +227,12 @@ TALLY = [0, 0]  # commands that did their work; refused
 # Those of the disk itself, whatever they lead to.
 MARKED = ["a guest cluster", "a shared guest cluster", "a compressed guest cluster"]
 
-# What is no overlap: itself; an entry of 0, which leads nowhere; and a table that nothing else leads
-# to any more.
+# What is no overlap: itself; an entry of 0, which leads nowhere; and a table that nothing else
+# leads to any more.
 SAME = {
-    ("an L2 table", "the header"), ("an L2 table", "its L2 table"), ("a shared L2 table", "its L2 table"),
-    ("the L1 table", "its L2 table"), ("the L1 table", "another L2 table"),
+    ("an L2 table", "the header"), ("an L2 table", "its L2 table"),
+    ("a shared L2 table", "its L2 table"), ("the L1 table", "its L2 table"),
+    ("the L1 table", "another L2 table"),
     *((holder, "the header") for holder in HOLDERS if holder.startswith(
         ("a guest", "a shared", "an L2 table of", "bits of", "a refcount block more"))),
 }
