@@ -93,6 +93,14 @@ mv d.raw e.raw
 want 0 'the data file has another name' vdisk amend -o data_file=e.raw b
 check 'it is found' vdisk io -c 'read -q -P 5 0 1M' b
 
+vdisk create -q -f qcow2 -o data_file=p.raw p 8M
+vdisk io -c 'write -q -P 5 0 8M' p
+before=$(stat -c %b p.raw)
+want 0 'discard' vdisk io -c 'discard -q 1M 4M' p
+check 'it gives space of the data file back' test $((before - $(stat -c %b p.raw))) -ge 8192
+check 'and reads as it should' vdisk io -c 'read -q -P 5 0 1M' -c 'read -q -P 0 1M 4M' \
+    -c 'read -q -P 5 5M 3M' p
+
 # is_bound OPTIONS: no file is longer than measure says.
 is_bound() {
     local most

@@ -156,6 +156,22 @@ static int change(struct vd_qcow2 *qcow2, struct vd_range guest, unsigned flags,
     return other ? vd_qcow2_overlap(qcow2, "data", other, where, err) : ret;
 }
 
+/*
+ * What the data file has there is not read any more, so its space is given back at once: until the
+ * entries are durable a power cut leaves the old data or zeros.  Not of encrypted images, where
+ * zeros would be decrypted then.
+ */
+static void punch_data(const struct vd_qcow2 *qcow2, struct vd_range guest)
+{
+    uint64_t size;
+    if (qcow2->data == qcow2->file || qcow2->header.fields.crypt_method != VD_QCOW2_CRYPT_NONE ||
+        !(vd_storage_caps(qcow2->data) & VD_STORAGE_CAN_DISCARD) ||
+        vd_storage_size(qcow2->data, &size, NULL) < 0 || guest.offset >= size)
+        return;
+    guest.length = vd_min(guest.length, size - guest.offset);
+    (void)vd_storage_discard(qcow2->data, guest, NULL);
+}
+
 int vd_qcow2_map_zero(struct vd_format *format, struct vd_range guest, unsigned flags,
                       struct vd_mapping *mapping, struct vdisk_error *err)
 {
@@ -180,6 +196,8 @@ int vd_qcow2_map_zero(struct vd_format *format, struct vd_range guest, unsigned 
             ret = change(qcow2, guest, flags, &run, &is_done, err);
         if (ret == 0 && (is_done || what != ANSWER_CHANGE)) {
             answer(guest, &run, what == ANSWER_WRITE ? VD_MAP_BACKING : VD_MAP_ZERO, mapping);
+            if (is_done && (flags & VD_MAP_ZERO_MAY_UNMAP))
+                punch_data(qcow2, mapping->guest);
             break;
         }
     }
