@@ -82,6 +82,27 @@ static void test_nothing_to_mend(void **state)
     end(&disk);
 }
 
+/* A file that has been cut off, or a wrong field: found, and nothing is mended, as all would leak.
+ */
+static void test_l1_outside(void **state)
+{
+    (void)state;
+    struct disk disk;
+    create(&disk, (struct q2_shape){0});
+    uint64_t l1 = q2_get(disk.image.file, 40, 8);
+    q2_put(disk.image.file, 40, UINT64_C(1) << 40, 8);
+    for (enum vdisk_repair repair = VDISK_REPAIR_NONE; repair <= VDISK_REPAIR_ALL; repair++) {
+        struct vdisk_check_result result = q2_check(disk.image.file, repair);
+        assert_int_equal(result.check_errors, 1);
+        assert_true(result.leaks > 3);
+        assert_int_equal(result.leaks_fixed + result.corruptions_fixed, 0);
+    }
+    q2_put(disk.image.file, 40, l1, 8);
+    q2_expect(disk.image.file, 0, 0);
+    expect_data(&disk, 3);
+    end(&disk);
+}
+
 /* ---- refcounts ---- */
 
 static void test_leaks(void **state)
@@ -579,6 +600,7 @@ int main(void)
         cmocka_unit_test(test_bitmaps),
         cmocka_unit_test(test_table_again_and_again),
         cmocka_unit_test(test_far_away),
+        cmocka_unit_test(test_l1_outside),
     };
     cmocka_set_message_output(CM_OUTPUT_TAP);
     return cmocka_run_group_tests(tests, NULL, NULL);

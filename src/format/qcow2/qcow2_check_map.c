@@ -153,10 +153,26 @@ static int look_at_l1_entry(struct vd_qcow2_check_run *run, const struct l1_walk
     return ret < 0 ? ret : add_way(run, offset, walk, index, err);
 }
 
+/* Without it nothing is known of the disk: all would be leaked, so nothing is mended. */
+static bool active_l1_is_missing(struct vd_qcow2_check_run *run, const struct l1_walk *walk)
+{
+    struct vdisk_error inner = {0};
+    uint64_t bytes = walk->entries * sizeof(*run->l1);
+    if (!walk->is_active || vd_range_is_within(vd_range(walk->offset, bytes), run->file_bytes))
+        return false;
+    vd_err_set(&inner, EBADMSG,
+               "%" PRIu64 " bytes at offset %" PRIu64 ": the file has only %" PRIu64, bytes,
+               walk->offset, run->file_bytes);
+    vd_qcow2_check_unreadable(run, "the L1 table of the disk", &inner);
+    return true;
+}
+
 static int walk_l1(struct vd_qcow2_check_run *run, const struct l1_walk *walk,
                    struct vdisk_error *err)
 {
     uint64_t bytes = walk->entries * sizeof(*run->l1);
+    if (active_l1_is_missing(run, walk))
+        return 0;
     int ret = vd_qcow2_check_refer_meta(run, vd_range(walk->offset, bytes), walk->weight,
                                         "L1 table", err);
     for (uint64_t first = 0; first < walk->entries && ret == 0; first += VD_QCOW2_CHECK_L1_PART) {

@@ -246,6 +246,7 @@ static int check_place(const char *what, struct vd_range table, uint64_t cluster
                       what, table.offset, table.length, cluster_bytes);
 }
 
+/* @file_bytes: UINT64_MAX: whether the file has it is for the check to find. */
 static int check_l1(const struct vd_qcow2_header *header, uint64_t file_bytes,
                     struct vdisk_error *err)
 {
@@ -363,7 +364,7 @@ int vd_qcow2_header_read(struct vd_storage *file, unsigned flags, struct vd_qcow
     if (ret == 0)
         ret = take_names(&head, flags, header, err);
     if (ret == 0)
-        ret = check_l1(header, head.file_bytes, err);
+        ret = check_l1(header, flags & VD_QCOW2_HEADER_CHECK ? UINT64_MAX : head.file_bytes, err);
     if (ret == 0 && !(flags & VD_QCOW2_HEADER_CHECK))
         ret = check_refcount_table(header, err);
     if (ret == 0)
