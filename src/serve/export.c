@@ -5,11 +5,16 @@
 #include <string.h>
 
 #include "nbdproto/nbdproto.h"
+#include "serve/stream.h"
 #include "util/mem.h"
 #include "util/utf8.h"
 
 /* The protocol wants no less than 512; less than a page costs the client's kernel more. */
 #define PREFERRED_BYTES_MIN 4096u
+
+/* A client that has closed its connection takes a while to be gone: what it asked for is finished
+ * first.  The next one, of a script say, waits so long instead of being refused. */
+#define LEAVING_MS 3000u
 
 void vd_exports_init(struct vd_exports *exports)
 {
@@ -171,16 +176,33 @@ struct vd_export *vd_exports_find(struct vd_exports *exports, const char *name, 
     return export;
 }
 
+static bool is_full(const struct vd_export *export)
+{
+    return export->clients_max && atomic_load(&export->counters.clients) >= export->clients_max;
+}
+
+/* As find_for_client(); waits for a place, but not for long.  Meanwhile it may have been removed.
+ */
+static struct vd_export *wait_for_place(struct vd_exports *exports, const char *name, size_t length)
+    VD_REQUIRES(exports->lock)
+{
+    uint64_t deadline = vd_now_ms() + LEAVING_MS;
+    bool is_late = false;
+    struct vd_export *export;
+    while ((export = find_for_client(exports, name, length)) && is_full(export) && !is_late)
+        is_late = !vd_cond_wait_until(&exports->changed, &exports->lock, deadline);
+    return export;
+}
+
 int vd_exports_use(struct vd_exports *exports, const char *name, size_t length,
                    struct vd_export **used, struct vdisk_error *err)
 {
     int ret = 0;
     vd_mutex_lock(&exports->lock);
-    struct vd_export *export = find_for_client(exports, name, length);
+    struct vd_export *export = wait_for_place(exports, name, length);
     if (!export) {
         ret = vd_err_set(err, ENOENT, "there is no such export");
-    } else if (export->clients_max &&
-               atomic_load(&export->counters.clients) >= export->clients_max) {
+    } else if (is_full(export)) {
         ret = vd_err_set(err, EUSERS, "the export has %" PRIu32 " clients, as many as it may have",
                          export->clients_max);
     } else {
@@ -196,8 +218,8 @@ int vd_exports_use(struct vd_exports *exports, const char *name, size_t length,
 static void let_go(struct vd_exports *exports, struct vd_export *export) VD_REQUIRES(exports->lock)
 {
     assert(export->holders > 0);
-    if (--export->holders == 0)
-        vd_cond_broadcast(&exports->changed);
+    export->holders--;
+    vd_cond_broadcast(&exports->changed);
 }
 
 void vd_export_leave(struct vd_exports *exports, struct vd_export *export)

@@ -45,7 +45,8 @@ int vd_exports_add(struct vd_exports *exports, struct vdisk_image *image,
  */
 struct vd_export *vd_exports_find(struct vd_exports *exports, const char *name, size_t length);
 
-/* As find(), for a client that is going to use it.  -ENOENT; -EUSERS: it has enough clients. */
+/* As find(), for a client that is going to use it.  -ENOENT; -EUSERS: it has enough clients, and
+ * none of them has left within some seconds. */
 int vd_exports_use(struct vd_exports *exports, const char *name, size_t length,
                    struct vd_export **export, struct vdisk_error *err);
 void vd_export_leave(struct vd_exports *exports, struct vd_export *export); /* after use() */

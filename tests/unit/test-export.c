@@ -165,6 +165,39 @@ static void test_clients(void **state)
     vd_export_leave(exports, used[2]);
 }
 
+struct waiter {
+    struct vd_exports *exports;
+    struct vd_export *used;
+    int ret;
+};
+
+static void *use(void *opaque)
+{
+    struct waiter *waiter = opaque;
+    waiter->ret = vd_exports_use(waiter->exports, "one", 3, &waiter->used, NULL);
+    return NULL;
+}
+
+/* Whoever comes while another one leaves is not refused. */
+static void test_next_client(void **state)
+{
+    struct fixture *fixture = *state;
+    struct waiter waiter = {.exports = &fixture->exports};
+    struct vdisk_export_options options = named("one");
+    struct vd_export *used = NULL;
+    pthread_t thread;
+    options.clients = 1;
+    VT_OK(vd_exports_add(&fixture->exports, fixture->image, &options, &vt_err));
+    VT_OK(vd_exports_use(&fixture->exports, "one", 3, &used, &vt_err));
+    assert_int_equal(pthread_create(&thread, NULL, use, &waiter), 0);
+    usleep(20000); /* it most likely waits by now; the outcome is the same if not */
+    vd_export_leave(&fixture->exports, used);
+    pthread_join(thread, NULL);
+    assert_int_equal(waiter.ret, 0);
+    assert_ptr_equal(waiter.used, used);
+    vd_export_leave(&fixture->exports, waiter.used);
+}
+
 static void test_list(void **state)
 {
     struct fixture *fixture = *state;
@@ -280,6 +313,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_refused, setup, teardown),
         cmocka_unit_test_setup_teardown(test_names, setup, teardown),
         cmocka_unit_test_setup_teardown(test_clients, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_next_client, setup, teardown),
         cmocka_unit_test_setup_teardown(test_list, setup, teardown),
         cmocka_unit_test_setup_teardown(test_removal_waits, setup, teardown),
         cmocka_unit_test(test_preferred),
