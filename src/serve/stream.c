@@ -141,12 +141,25 @@ static const struct vd_stream_driver plain = {
     .sends_beside = true,
 };
 
+/* So much of replies may be on the way through a local socket; TCP finds out by itself. */
+#define LOCAL_SEND_BYTES (1 << 20)
+
+static void widen_local(int fd)
+{
+    int domain = 0;
+    int wanted = LOCAL_SEND_BYTES;
+    socklen_t length = sizeof(domain);
+    if (getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &length) == 0 && domain == AF_UNIX)
+        (void)setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &wanted, sizeof(wanted));
+}
+
 void vd_stream_init(struct vd_stream *stream, int fd)
 {
     *stream = (struct vd_stream){.driver = &plain, .fd = fd};
     /* Replies go out when they are made.  What is no TCP socket does not know the option. */
     int on = 1;
     (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+    widen_local(fd);
 }
 
 void vd_stream_close(struct vd_stream *stream)

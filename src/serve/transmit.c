@@ -272,8 +272,13 @@ static int wait_for_any(struct vd_flow *flow, const struct wait *wait, bool want
         [WAKE] = {.fd = flow->wake_fd, .events = POLLIN},
     };
     int ready = poll(fds, 2, wait->timeout_ms);
+    int code = errno;
+    /* This thread tells itself nothing. */
+    vd_mutex_lock(&flow->lock);
+    flow->wakes = 0;
+    vd_mutex_unlock(&flow->lock);
     if (ready < 0)
-        return errno == EINTR ? 0 : -errno;
+        return code == EINTR ? 0 : -code;
     if (ready == 0)
         return -ETIMEDOUT;
     if (fds[WAKE].revents) {
