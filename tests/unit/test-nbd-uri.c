@@ -101,8 +101,8 @@ static void what_is_none_is_refused(void **state)
         "nbd+unix:///?socket=%00",
         "nbd+unix:///?socket=a&socket=b",
         "nbd+unix://host/?socket=/s",
-        "nbd+unix:///?socket=/0123456789/0123456789/0123456789/0123456789/0123456789/0123456789"
-        "/0123456789/0123456789/0123456789/0123456789",
+        ("nbd+unix:///?socket=/0123456789/0123456789/0123456789/0123456789/0123456789/0123456789"
+         "/0123456789/0123456789/0123456789/0123456789"),
     };
     for (size_t i = 0; i < COUNT(bad); i++) {
         struct vd_nbd_uri uri;
