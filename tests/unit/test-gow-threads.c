@@ -19,7 +19,8 @@ struct worker {
     uint64_t seed;
     unsigned index;
     unsigned ops;
-    uint8_t content[OWNED]; /* of the whole block */
+    uint8_t content[OWNED];  /* of the whole block */
+    bool has_changed[OWNED]; /* in this session, which is the first */
     pthread_t thread;
 };
 
@@ -27,6 +28,17 @@ struct worker {
 static uint64_t offset_of(const struct worker *worker, unsigned owned)
 {
     return (uint64_t)owned * (4 * GIB) + worker->index * BLOCK;
+}
+
+/* Up to date from the moment on when the change is done, whatever is cached. */
+static void expect_version(const struct worker *worker, unsigned owned)
+{
+    uint32_t version = UINT32_MAX;
+    uint64_t length = 0;
+    VT_OK(vd_format_version(worker->fix->format, vd_range(offset_of(worker, owned), BLOCK),
+                            &version, &length, &vt_err));
+    assert_int_equal(version, worker->has_changed[owned]);
+    assert_int_equal(length, BLOCK);
 }
 
 static void one_op(struct worker *worker, struct vt_random *random)
@@ -45,6 +57,7 @@ static void one_op(struct worker *worker, struct vt_random *random)
     case 3:
         worker->content[owned] = (uint8_t)vt_random_next(random);
         assert_int_equal(fill(fix, offset, BLOCK, worker->content[owned]), 0);
+        worker->has_changed[owned] = true;
         break;
     case 4:
         vd_format_leave(fix->format, ticket);
@@ -55,6 +68,7 @@ static void one_op(struct worker *worker, struct vt_random *random)
         expect(fix, offset, BLOCK, worker->content[owned]);
     }
     vd_format_leave(fix->format, ticket);
+    expect_version(worker, owned);
 }
 
 static void *work(void *opaque)
@@ -92,8 +106,10 @@ static void test_disjoint(void **state)
     struct vd_format_options reading = {0};
     VT_OK(vd_format_open(gow_driver(3), fix.file, &reading, &fix.format, &vt_err));
     for (unsigned i = 0; i < THREADS; i++)
-        for (unsigned owned = 0; owned < OWNED; owned++)
+        for (unsigned owned = 0; owned < OWNED; owned++) {
             expect(&fix, offset_of(&workers[i], owned), BLOCK, workers[i].content[owned]);
+            expect_version(&workers[i], owned);
+        }
     struct vdisk_check_result result = {.struct_bytes = sizeof(result)};
     struct vd_check check = {.result = &result};
     VT_OK(vd_format_check(fix.format, &check, &vt_err));
