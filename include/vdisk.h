@@ -150,15 +150,17 @@ struct vdisk_gate {
 /**
  * struct vdisk_network_options - how servers are spoken to; zero means the default
  * @struct_bytes: sizeof(struct vdisk_network_options)
- * @timeout_ms:   a request that moves no byte for so long fails; default 30000
+ * @timeout_ms:   a request that moves no byte for so long fails; default 30000.  An NBD server has
+ * ten times as long for a flush
  * @retries:      how often a failed request is tried again, with back-off; default 5;
  *                VDISK_NO_RETRIES for none
  * @connections:  connections to one server at once; default 4, at most 64
  * @reserved:     zero
- * @user:         user name, or NULL; VDISK_HTTP_USER in the environment stands in for it
+ * @user:         for http: user name, or NULL; VDISK_HTTP_USER in the environment stands in for it
  * @password:     password, or NULL; VDISK_HTTP_PASSWORD likewise
  * @bearer:       bearer token, or NULL; VDISK_HTTP_BEARER likewise
- * @ca_file:      file of PEM certificates to trust instead of the system's, or NULL
+ * @ca_file:      for https: file of PEM certificates to trust instead of the system's, or NULL;
+ * what nbds trusts is named in its URI, and -EINVAL if only this is given
  *
  * No secret appears in any message or information that the library gives out.
  */
@@ -257,7 +259,7 @@ VDISK_PUBLIC const char *vdisk_format_name(size_t index);
 
 /**
  * vdisk_image_open() - open a disk image
- * @name:    path, or http:// or https:// URL (read-only)
+ * @name:    path, http:// or https:// URL (read-only), or NBD URI (nbd://host/export and its like)
  * @options: how, or NULL for read-only with all defaults
  * @image:   [out] the image; give it to vdisk_image_close()
  * @err:     [out, may be NULL] the story

@@ -15,6 +15,9 @@
  * lost while there are changes that were acknowledged and not flushed, every later request on this
  * storage fails, flush above all: open it again, and write again what was not flushed.
  *
+ * A server that sends nothing for the time-out is given up, and so is one that sends without
+ * answering anything for ten times that; a flush may take ten times as long, too.
+ *
  * What extent() answers is remembered until this storage changes something there.  If somebody else
  * changes the export, it may be old; so is then what was read a moment ago.
  */

@@ -17,7 +17,8 @@
 #define BACKOFF_MS_FIRST 100u
 #define BACKOFF_MS_MAX   5000u
 
-/* Who keeps sending, but answers nothing, is given up after so many time-outs. */
+/* Who keeps sending, but answers nothing, is given up after so many time-outs; a flush may take as
+ * long. */
 #define TIMEOUTS_MAX 10u
 
 /* What came of one try; negative: an error that another try would not mend. */
@@ -205,10 +206,14 @@ static void move(struct vd_nbd_conn *conn, int events)
     lose_if_dead(conn, ret < 0);
 }
 
-static bool is_dawdling(const struct vd_nbd_conn *conn)
+/* How long may nothing move?  A flush makes a server busy with its disk, not with us. */
+static uint64_t patience_ms(const struct vd_nbd_conn *conn)
 {
-    uint64_t limit = (uint64_t)conn->nbd->settings.timeout_ms * TIMEOUTS_MAX;
-    return vd_nbd_clock_ms() - conn->answered_ms >= limit;
+    uint64_t timeout = conn->nbd->settings.timeout_ms;
+    for (const struct vd_nbd_call *call = conn->calls; call; call = call->next)
+        if (call->op == VD_NBD_FLUSH && call->left)
+            return timeout * TIMEOUTS_MAX;
+    return timeout;
 }
 
 /* Waits, without the lock, until the socket is ready, somebody wakes us, or for too long. */
@@ -216,13 +221,14 @@ static void poll_once(struct vd_nbd_conn *conn) VD_REQUIRES(conn->lock)
 {
     struct pollfd fds[2] = {{.fd = nbd_aio_get_fd(conn->handle)},
                             {.fd = conn->wake_fd, .events = POLLIN}};
-    uint32_t limit = conn->nbd->settings.timeout_ms;
-    uint64_t waited = vd_nbd_clock_ms() - conn->moved_ms;
-    if (waited >= limit || is_dawdling(conn)) {
+    uint64_t now = vd_nbd_clock_ms();
+    uint64_t timeout = conn->nbd->settings.timeout_ms;
+    uint64_t patience = patience_ms(conn);
+    uint64_t waited = now - conn->moved_ms;
+    if (waited >= patience || now - conn->answered_ms >= timeout * TIMEOUTS_MAX) {
         struct vdisk_error why = {0};
-        vd_err_set(&why, ETIMEDOUT, "the server did not answer for %" PRIu32 " ms",
-                   waited >= limit ? limit
-                                   : (uint32_t)vd_min(UINT32_MAX, (uint64_t)TIMEOUTS_MAX * limit));
+        vd_err_set(&why, ETIMEDOUT, "the server did not answer for %" PRIu64 " ms",
+                   waited >= patience ? patience : timeout * TIMEOUTS_MAX);
         lose(conn, &why);
         return;
     }
@@ -232,7 +238,7 @@ static void poll_once(struct vd_nbd_conn *conn) VD_REQUIRES(conn->lock)
     if (conn->polled & LIBNBD_AIO_DIRECTION_WRITE)
         fds[0].events |= POLLOUT;
     vd_mutex_unlock(&conn->lock);
-    int count = poll(fds, 2, (int)(limit - waited));
+    int count = poll(fds, 2, (int)vd_min(patience - waited, INT32_MAX));
     uint64_t wakes;
     if (count > 0 && fds[1].revents && read(conn->wake_fd, &wakes, sizeof(wakes)) < 0) {
         /* empty again */
