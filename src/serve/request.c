@@ -59,7 +59,7 @@ static int parse_extended(const uint8_t *header, struct vd_request *request,
         .cookie = be64_get(wire.cookie),
         .range = vd_range(be64_get(wire.offset), length),
     };
-    /* A write always has its data; one that does not say so is refused, but not misread. */
+    /* A write always has its data, also if it does not say so, as it has to: QEMU 10 does not. */
     if ((request->flags & NBD_CMD_FLAG_PAYLOAD_LEN) || request->command == NBD_CMD_WRITE)
         request->payload_bytes = length;
     return 0;
@@ -179,9 +179,6 @@ static const char *check_flags(const struct vd_session *session, const struct vd
         allowed &= (uint16_t)~NBD_CMD_FLAG_PAYLOAD_LEN;
     if (request->flags & (uint16_t)~allowed)
         return "a flag that the command does not have";
-    if (session->has_extended && request->command == NBD_CMD_WRITE &&
-        !(request->flags & NBD_CMD_FLAG_PAYLOAD_LEN))
-        return "a write without the flag PAYLOAD_LEN";
     return NULL;
 }
 

@@ -239,6 +239,32 @@ static void test_long_filters(void **state)
     }
 }
 
+/* QEMU 8.2 to 10 write so with extended headers: the length is that of the payload all the same. */
+static void test_write_without_flag(void **state)
+{
+    struct fixture *fixture = *state;
+    struct script script;
+    struct talk talk;
+    uint8_t written[4] = {0};
+    negotiate(&script, EXTENDED);
+    struct vd_nbd_extended_request request = {
+        .magic = be32_of(NBD_EXTENDED_REQUEST_MAGIC),
+        .command = be16_of(NBD_CMD_WRITE),
+        .offset = be64_of(512),
+        .length = be64_of(4),
+    };
+    script_raw(&script, &request, sizeof(request));
+    script_raw(&script, "data", 4);
+    ask(&script, EXTENDED, NBD_CMD_DISC, 0, 0, 0);
+    assert_int_equal(have(&talk, fixture, script.bytes, script.length, 0), 0);
+    assert_int_equal(talk.wire.received, script.length);
+    assert_int_equal(last_error(&talk), 0);
+    VT_OK(vdisk_image_pread(fixture->image, written, sizeof(written), 512, &vt_err));
+    assert_memory_equal(written, "data", 4);
+    end(&talk);
+    script_free(&script);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -246,6 +272,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_prefixes, setup, teardown),
         cmocka_unit_test_setup_teardown(test_wrong_bytes, setup, teardown),
         cmocka_unit_test_setup_teardown(test_long_filters, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_write_without_flag, setup, teardown),
     };
     cmocka_set_message_output(CM_OUTPUT_TAP);
     return cmocka_run_group_tests(tests, NULL, NULL);
