@@ -25,7 +25,6 @@ static int send_response(struct MHD_Connection *connection, unsigned code, const
         {"X-Frame-Options", "DENY"},
         {"Referrer-Policy", "no-referrer"},
         {"Cross-Origin-Resource-Policy", "same-origin"},
-        {"Cross-Origin-Opener-Policy", "same-origin"},
     };
     if (!response)
         return MHD_NO; /* no memory: the connection ends */

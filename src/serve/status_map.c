@@ -46,6 +46,7 @@ struct map {
 struct vd_status_maps {
     struct map *first;
     unsigned entries;
+    unsigned turn;
 };
 
 struct vd_status_maps *vd_status_maps_create(void)
@@ -246,37 +247,61 @@ static bool is_wanted(const struct vd_context *context, const char *const *names
     return entries == 0;
 }
 
-/* The maps wanted, in the order of the contexts; NULL: no memory. */
-static json_t *maps_array(struct vd_status_maps *maps, struct vd_export *export,
-                          const char *const *names, size_t entries, const struct map **any)
+/* A context that is asked for, and what is kept of it. */
+struct want {
+    const struct vd_context *context;
+    struct map *map;
+};
+
+/* Finds the maps wanted, at most VD_STATUS_MAP_CONTEXTS_MAX; false: no memory. */
+static bool find_wanted(struct vd_status_maps *maps, const struct vd_export *export,
+                        const char *const *names, size_t entries, struct want *wants, size_t *count)
 {
-    json_t *list = json_array();
-    uint64_t end = vd_now_ms() + REQUEST_MS;
-    size_t count = 0;
-    for (size_t i = 0; i < export->contexts.entries && count < VD_STATUS_MAP_CONTEXTS_MAX; i++) {
+    *count = 0;
+    for (size_t i = 0; i < export->contexts.entries && *count < VD_STATUS_MAP_CONTEXTS_MAX; i++) {
         const struct vd_context *context = &export->contexts.list[i];
         if (!is_wanted(context, names, entries))
             continue;
-        count++;
         struct map *map = find_map(maps, export, context);
-        if (map)
-            walk(map, context, export->image, vd_min(end, vd_now_ms() + WALK_MS));
-        if (!map || !append(list, map_object(map, context->kind))) {
-            json_decref(list);
-            return NULL;
-        }
-        *any = map;
+        if (!map)
+            return false;
+        wants[(*count)++] = (struct want){context, map};
     }
-    return list;
+    return true;
+}
+
+/* Goes on with all of them; which is the first one changes, so that none is always too late. */
+static void walk_all(struct vd_status_maps *maps, const struct vd_export *export,
+                     const struct want *wants, size_t count)
+{
+    uint64_t end = vd_now_ms() + REQUEST_MS;
+    maps->turn++;
+    for (size_t i = 0; i < count; i++) {
+        const struct want *want = &wants[(maps->turn + i) % count];
+        walk(want->map, want->context, export->image, vd_min(end, vd_now_ms() + WALK_MS));
+    }
 }
 
 struct vd_status_text vd_status_map(struct vd_status_maps *maps, struct vd_export *export,
                                     const char *const *names, size_t entries)
 {
-    const struct map *any = NULL;
-    json_t *list = maps_array(maps, export, names, entries, &any);
+    struct want wants[VD_STATUS_MAP_CONTEXTS_MAX];
+    size_t count;
+    if (!find_wanted(maps, export, names, entries, wants, &count))
+        return (struct vd_status_text){0};
+    walk_all(maps, export, wants, count);
+
+    bool is_good = true;
+    json_t *list = json_array();
+    for (size_t i = 0; i < count; i++)
+        is_good &= append(list, map_object(wants[i].map, wants[i].context->kind));
+    if (!is_good) {
+        json_decref(list);
+        list = NULL;
+    }
     uint64_t size = vd_format_size(vd_image_format(export->image));
-    return vd_status_json_dump(json_pack(
-        "{s:o, s:I, s:I, s:o}", "export", vd_status_json_text(export->name), "size",
-        (json_int_t)size, "cell-size", any ? (json_int_t)any->cell_bytes : 0, "maps", list));
+    uint64_t cell_bytes = count ? wants[0].map->cell_bytes : 0;
+    return vd_status_json_dump(
+        json_pack("{s:o, s:I, s:I, s:o}", "export", vd_status_json_text(export->name), "size",
+                  (json_int_t)size, "cell-size", (json_int_t)cell_bytes, "maps", list));
 }
