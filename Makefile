@@ -37,7 +37,7 @@ format:
 	git ls-files '*.c' '*.h' | xargs clang-format -i
 
 clean:
-	rm -rf $(BUILD) build-clang build-asan build-tsan build-release build-fuzz
+	rm -rf $(BUILD) build-clang build-asan build-tsan build-release build-fuzz build-guest
 
 help:
 	@echo 'make            build, in $(BUILD)/'
