@@ -272,6 +272,7 @@ static uint8_t byte_at(size_t index)
 
 struct reader {
     struct client *client;
+    atomic_bool may_begin; /* the sender has met a full socket */
     size_t length;
     size_t wrong;
 };
@@ -281,6 +282,8 @@ static void *read_all(void *opaque)
     struct reader *reader = opaque;
     uint8_t buf[5000];
     size_t done = 0;
+    while (!atomic_load(&reader->may_begin))
+        usleep(1000);
     while (done < reader->length) {
         ssize_t got = gnutls_record_recv(reader->client->session, buf, sizeof(buf));
         if (got <= 0)
@@ -289,7 +292,7 @@ static void *read_all(void *opaque)
             reader->wrong += buf[i] != byte_at(done + (size_t)i);
         done += (size_t)got;
         if (done / 400000 != (done - (size_t)got) / 400000)
-            usleep(1000); /* so that the sender meets a full socket */
+            usleep(1000); /* so that the sender meets a full socket again */
     }
     reader->wrong += reader->length - done;
     return NULL;
@@ -310,6 +313,7 @@ static void all_bytes_arrive_once(void **state)
         struct vd_stream stream;
         meet_alice(tls, &client, &stream);
         struct reader reader = {.client = &client, .length = sizeof(data)};
+        atomic_store(&reader.may_begin, is_waiting);
         pthread_t thread;
         assert_int_equal(pthread_create(&thread, NULL, read_all, &reader), 0);
         size_t done = 0;
@@ -333,6 +337,7 @@ static void all_bytes_arrive_once(void **state)
             ssize_t sent = vd_stream_send(&stream, iov, entries, is_waiting);
             if (sent == -EAGAIN) {
                 struct pollfd fd = {.fd = stream.fd, .events = POLLOUT};
+                atomic_store(&reader.may_begin, true);
                 poll(&fd, 1, -1);
                 stuck++;
                 continue;
