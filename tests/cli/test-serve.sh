@@ -20,7 +20,7 @@ trap cleanup EXIT
 start()
 {
     : > "$work/said"
-    "$C" serve "$@" > "$work/said" 2> "$work/err" < /dev/null &
+    "$C" serve "$@" > "$work/said" 2> "$work/told" < /dev/null &
     pid=$!
     for _ in $(seq 600); do
         [ ! -s "$work/said" ] || break
@@ -43,6 +43,7 @@ ends()
     pid=
     last=$2
     cp "$work/said" "$work/out"
+    cp "$work/told" "$work/err"
     [ "$status" -eq "$1" ] || echo "# status $status, wanted $1"
     report "$((status != $1))" "$2: ends with status $1"
 }
@@ -309,7 +310,7 @@ long=$(printf '%0108d' 0)
 want 1 'a path that is too long' vdisk serve -r -k "$long" disk.raw
 err_is "vdisk: $long: the path has 108 bytes; that of a socket has at most 107"
 : > "$work/said"
-(umask 077; exec "$C" serve -t -r -k s disk.raw > "$work/said") &
+(umask 077; exec "$C" serve -t -r -k s disk.raw > "$work/said" 2> "$work/told") &
 pid=$!
 for _ in $(seq 600); do
     [ ! -s "$work/said" ] || break
@@ -353,7 +354,7 @@ activated()
     shift
     rm -f ports pid
     : > "$work/said"
-    python3 activate.py "$names" "$C" serve --pid-file pid "$@" > "$work/said" 2> "$work/err" &
+    python3 activate.py "$names" "$C" serve --pid-file pid "$@" > "$work/said" 2> "$work/told" &
     pid=$!
     for _ in $(seq 600); do
         [ ! -s pid ] || break
@@ -474,6 +475,154 @@ check '-q says nothing' test ! -s "$work/said"
 check '--log' grep -qE '^20[0-9-]{8}T[0-9:.]{12}Z (info|debug|warning): ' log
 want 1 'a log in no folder' vdisk serve --log nowhere/log -r disk.raw
 err_is 'vdisk: --log: nowhere/log: No such file or directory'
+
+# --- the second signal: a client that takes no replies keeps the server for a while
+cat > greedy.py << 'PYTHON'
+"""Asks for a lot, takes nothing, and says when it has asked."""
+import socket
+import struct
+import time
+
+s = socket.socket(socket.AF_UNIX)
+s.connect("s")
+s.recv(18)
+s.sendall(struct.pack(">I", 3) + b"IHAVEOPT" + struct.pack(">II", 1, 0))
+s.recv(10)
+s.sendall(b"".join(struct.pack(">IHHQQI", 0x25609513, 0, 0, i, 0, 1 << 20) for i in range(32)))
+open("asked", "w").write("yes")
+time.sleep(1000)
+PYTHON
+start -t -k s -r disk.raw
+python3 greedy.py &
+greedy=$!
+while [ ! -s asked ]; do sleep 0.05; done
+kill "$pid"
+while [ -e s ]; do sleep 0.05; done
+kill "$pid"
+ends 143 'a second SIGTERM'
+kill "$greedy"
+wait "$greedy" || true
+
+# --- the page about the server
+start --output=json -t -k s --status 0 -r disk.raw
+if [ -n "$URI" ]; then
+    cp "$work/said" "$work/out"
+    last='--status'
+    out_json 'd["status"].startswith("http://127.0.0.1:")'
+    check 'the page' python3 -c '
+import json, urllib.request
+url = json.load(open("../said"))["status"]
+assert b"<html" in urllib.request.urlopen(url).read()
+assert urllib.request.urlopen(url + "status.json").read()'
+    kill "$pid"
+    ends 0 'the page'
+    activated nbd:status -r -t disk.raw
+    check 'socket activation brings a socket for the page' python3 -c "
+import urllib.request
+assert urllib.request.urlopen('http://127.0.0.1:$status/status.json').read()"
+    check 'and one for clients' nbdinfo --size "nbd://127.0.0.1:$port"
+    kill "$pid"
+    ends 0 'activation with a page'
+    want 1 'two sockets for the page' python3 activate.py nbd:status "$C" serve -r --status 0 disk.raw
+    err_is 'vdisk: --status: socket activation brought a socket for it'
+else
+    pid=
+    skip 'the page' 'this build has none'
+fi
+want 1 'a page at no port' vdisk serve -r -k s --status localhost:http disk.raw
+err_is "vdisk: --status localhost:http: 'http' is no port from 0 to 65535"
+want 1 'a page at an IPv6 address without brackets' vdisk serve -r -k s --status ::1:80 disk.raw
+err_is 'vdisk: --status ::1:80: an IPv6 address stands in brackets: [::1]:80'
+want 1 'a page at a port that is too large' vdisk serve -r -k s --status 65536 disk.raw
+err_has "'65536' is no port"
+
+# --- TLS
+alice=0123456789abcdef0123456789abcdef
+bob=fedcba9876543210fedcba9876543210
+echo "alice:$alice" > keys
+cp keys alice.keys
+echo "bob:$bob" > bob.keys
+chmod 600 keys alice.keys bob.keys
+by_alice='nbds+unix://alice@/?socket=s&tls-psk-file=alice.keys'
+by_bob='nbds+unix://bob@/?socket=s&tls-psk-file=bob.keys'
+start -t -k s --tls-psk keys -r disk.raw
+if [ -n "$URI" ]; then
+    check 'TLS' test "$URI" = "nbds+unix:///?socket=$PWD/s"
+    check 'a user with a key' nbdinfo --size "$by_alice"
+    want 1 'a user without' nbdinfo --size "$by_bob"
+    want 1 'a client that does not encrypt' nbdinfo --size 'nbd+unix://?socket=s'
+    cp bob.keys keys
+    kill -HUP "$pid"
+    for _ in $(seq 200); do
+        ! nbdinfo --size "$by_bob" > "$work/log" 2>&1 || break
+        sleep 0.05
+    done
+    check 'SIGHUP: there is a new user' nbdinfo --size "$by_bob"
+    want 1 'SIGHUP: and the old one is gone' nbdinfo --size "$by_alice"
+    rm keys
+    kill -HUP "$pid"
+    for _ in $(seq 200); do
+        ! grep -q '^vdisk: keys: ' "$work/told" || break
+        sleep 0.05
+    done
+    check 'SIGHUP without keys: the old ones stay' nbdinfo --size "$by_bob"
+    kill "$pid"
+    ends 0 'TLS'
+    cat alice.keys bob.keys > keys
+    start -t -k s --tls-psk keys --tls-authz 'b*' --tls-optional -r disk.raw
+    check '--tls-authz: one may' nbdinfo --size "$by_bob"
+    want 1 '--tls-authz: the other one may not' nbdinfo --size "$by_alice"
+    check '--tls-optional' nbdinfo --size 'nbd+unix://?socket=s'
+    kill "$pid"
+    ends 0 '--tls-authz'
+    want 1 'no keys' vdisk serve -r -k s --tls-psk nowhere disk.raw
+    err_has '^vdisk: .*nowhere'
+    want 1 'no certificates' vdisk serve -r -k s --tls-creds nowhere disk.raw
+    err_has '^vdisk: .*nowhere'
+    want 1 'methods that are none' vdisk serve -r -k s --tls-psk keys --tls-priority FROB disk.raw
+    err_has '^vdisk: .*FROB'
+else
+    pid=
+    skip 'TLS' 'this build has none'
+fi
+
+# certificate NAME SUBJECT: NAME-cert.pem and NAME-key.pem in pki
+certificate()
+{
+    openssl req -newkey rsa:2048 -nodes -keyout "pki/$1-key.pem" -out pki/request \
+        -subj "/CN=$2" 2> "$work/log"
+    openssl x509 -req -in pki/request -CA pki/ca-cert.pem -CAkey pki/ca-key.pem -CAcreateserial \
+        -days 2 -extfile pki/extensions -out "pki/$1-cert.pem" 2> "$work/log"
+}
+if have openssl && [ -e keys ]; then
+    mkdir pki
+    echo 'subjectAltName=DNS:localhost,IP:127.0.0.1' > pki/extensions
+    openssl req -x509 -newkey rsa:2048 -nodes -keyout pki/ca-key.pem -out pki/ca-cert.pem \
+        -subj /CN=authority -days 2 2> "$work/log"
+    certificate server localhost
+    certificate client tester
+    mkdir stranger
+    cp pki/ca-cert.pem stranger
+    for options in '' '--tls-verify-peer' '--tls-authz=CN=tester' \
+        '--tls-authz=CN=x --tls-authz=CN=t*r'; do
+        # shellcheck disable=SC2086 # several options
+        start -t -p 0 --tls-creds pki $options -r disk.raw
+        check "certificates $options" nbdinfo --size "$URI?tls-certificates=$PWD/pki"
+        wanted=1
+        [ -n "$options" ] || wanted=0
+        want $wanted "a client without one $options" \
+            nbdinfo --size "$URI?tls-certificates=$PWD/stranger"
+        kill "$pid"
+        ends 0 "certificates $options"
+    done
+    start -t -p 0 --tls-creds pki --tls-authz=CN=somebody -r disk.raw
+    want 1 'a client with another name' nbdinfo --size "$URI?tls-certificates=$PWD/pki"
+    kill "$pid"
+    ends 0 'a client with another name'
+    check "who it was is in the log" grep -q "CN=tester.* is not on the list" "$work/told"
+else
+    skip 'certificates' 'no openssl, or a build without TLS'
+fi
 
 # --- parts of images
 vdisk bitmap --add disk.qcow2 b
