@@ -3,9 +3,11 @@
  * One connection: a thread that negotiates, moves data, and leaves.
  *
  * C1  A connection is in the list of the server exactly as long as its descriptor may be touched by
- * others: to cut it off, or to count its bytes.
+ *     others: to cut it off, or to count its bytes.
+ *
  * C2  A thread that has ended is joined by the next one that ends, so there is one at most that
- * nobody has joined, and it is joined before the server has stopped.
+ *     nobody has joined, and it is joined before the server has stopped.
+ *
  * C3  The export is left when nobody touches its image any more on behalf of the connection.
  */
 #include <arpa/inet.h>

@@ -2,10 +2,12 @@
 /*
  * Streams by TLS.
  *
- * T1  The system's calls never wait; whoever may wait does so by poll(), so that a cut and
- * deadlines end it. T2  What GnuTLS has encrypted and could not send goes out before anything else
- * does.  Its bytes are told as sent only when all of them are: who sends them again, as they were
- * not taken, sends the same ones.
+ * G1  The system's calls never wait; whoever may wait does so by poll(), so that a cut and
+ *     deadlines end it.
+ *
+ * G2  What GnuTLS has encrypted and could not send goes out before anything else does.  Its bytes
+ *     are told as sent only when all of them are: who sends them again, as they were not taken,
+ *     sends the same ones.
  */
 #include "serve/tls.h"
 
@@ -38,7 +40,7 @@ struct tls_stream {
     struct vd_tls_creds *creds; /* held */
     gnutls_session_t session;
     bool is_stuck;     /* a record has not been sent whole */
-    size_t told_later; /* T2: bytes in records that were encrypted, which nobody was told of */
+    size_t told_later; /* G2: bytes in records that were encrypted, which nobody was told of */
     uint8_t record[RECORD_BYTES];
 };
 
@@ -294,7 +296,7 @@ static ssize_t send_some(struct tls_stream *state, const struct iovec *iov, int 
     if (ret < 0)
         return ret;
     size_t length = vd_iov_length(iov, iov_entries);
-    size_t told = length - skip < state->told_later ? length - skip : state->told_later; /* T2 */
+    size_t told = length - skip < state->told_later ? length - skip : state->told_later; /* G2 */
     state->told_later -= told;
     size_t done = skip + told;
     while (done < length) {

@@ -232,17 +232,7 @@ def silent_connections_hold_no_place():
         want(most[1] <= 100 + 32 + 8, "threads:", most[1])
         want(most[2] <= 100 * 2 + 64, "descriptors:", most[2])
         # They are dropped when their time is over; then others get in.
-        end = time.monotonic() + SECONDS
-        while True:
-            want(time.monotonic() < end, "nobody gets in any more")
-            try:
-                late = Client(scene.tcp)
-                late.greet()
-                late.choose(VICTIM)
-                break
-            except Gone:
-                late.close()
-                time.sleep(0.05)
+        late = enter(scene.tcp)
         want(late.ask(abuse.READ, 0, 512) == (0, bytes(512)), "no data")
         late.close()
         for client in clients[-50:]:
@@ -259,16 +249,28 @@ def silent_connections_hold_no_place():
         raise
 
 
+def enter(address, source=None):
+    """A client that is let in; that others have left may not be known yet."""
+    end = time.monotonic() + SECONDS
+    while True:
+        client = Client(address, source)
+        try:
+            client.greet()
+            client.choose(VICTIM)
+            return client
+        except Gone:
+            client.close()
+            want(time.monotonic() < end, "nobody gets in")
+            time.sleep(0.05)
+
+
 def an_address_has_its_limit():
     scene = Scene("--max-per-address=3")
     try:
         inside = []
         for source in ("127.0.0.1", "127.0.0.2"):
             for _ in range(3):
-                client = Client(scene.tcp, source)
-                client.greet()
-                client.choose(VICTIM)
-                inside.append(client)
+                inside.append(enter(scene.tcp, source))
             for _ in range(20):
                 client = Client(scene.tcp, source)
                 try:
@@ -290,9 +292,7 @@ def an_address_has_its_limit():
 
 def clog(scene, length=MIB):
     """Asks for more than it will ever take, until the server takes no request any more."""
-    client = Client(scene.tcp)
-    client.greet()
-    client.choose(VICTIM)
+    client = enter(scene.tcp)
     client.socket.settimeout(0.5)
     try:
         for _ in range(4096):
@@ -318,11 +318,9 @@ def who_takes_no_replies_takes_no_more_memory():
 
 
 def time_is_limited():
-    scene = Scene("--stall-timeout=1", "--idle-timeout=1")
+    scene = Scene("--stall-timeout=3", "--idle-timeout=3")
     try:
-        idle = Client(scene.tcp)
-        idle.greet()
-        idle.choose(VICTIM)
+        idle = enter(scene.tcp)
         stalled = clog(scene)
         end = time.monotonic() + SECONDS
         lines = ""
@@ -349,14 +347,10 @@ def half_a_write_is_none():
     scene = Scene()
     try:
         rng = random.Random(SEED + 1)
-        base = Client(scene.server.socket)
-        base.greet()
-        base.choose(VICTIM)
+        base = enter(scene.server.socket)
         want(base.ask(abuse.WRITE, 0, 4 * MIB, b"\x11" * (4 * MIB))[0] == 0, "no write")
         for _ in range(100):
-            client = Client(rng.choice(scene.addresses))
-            client.greet()
-            client.choose(VICTIM)
+            client = enter(rng.choice(scene.addresses))
             length = rng.choice([512, 4096, 65536, MIB, 4 * MIB])
             data = request(abuse.WRITE, 0, length, b"\x22" * length)
             client.put(data[:rng.randint(1, len(data) - 1)])
@@ -376,9 +370,7 @@ def a_flush_and_a_close_may_race():
         for _ in range(200):
             clients = []
             for _ in range(3):
-                client = Client(rng.choice(scene.addresses))
-                client.greet()
-                client.choose(VICTIM)
+                client = enter(rng.choice(scene.addresses))
                 clients.append(client)
             for client in clients:
                 client.put(request(abuse.WRITE, rng.randrange(SIZE - 4096), 4096,
