@@ -305,6 +305,37 @@ static void large_disks_take_few_calls(void **state)
     close_image(image);
 }
 
+/* However many runs are asked for, one call tells of some thousands; the next one goes on there. */
+static void calls_are_bounded(void **state)
+{
+    (void)state;
+    enum {
+        BLOCKS = 10000
+    };
+    struct vd_context context = {.kind = VD_CONTEXT_VERSION, .name = (char *)"vdisk:version"};
+    struct vdisk_image *image = new_image("gow3", BLOCKS * BLOCK);
+    for (uint64_t block = 1; block < BLOCKS; block += 2)
+        write_at(image, block * BLOCK, 1);
+    struct vd_context_extent *extents = calloc(BLOCKS, sizeof(*extents));
+    assert_non_null(extents);
+    uint64_t block = 0;
+    unsigned calls = 0;
+    for (; block < BLOCKS; calls++) {
+        size_t entries = BLOCKS;
+        VT_OK(vd_context_look(&context, image, vd_range(block * BLOCK, (BLOCKS - block) * BLOCK),
+                              extents, &entries, &vt_err));
+        assert_in_range(entries, 1, 4096);
+        for (size_t i = 0; i < entries; i++, block++) {
+            assert_int_equal(extents[i].length, BLOCK);
+            assert_int_equal(extents[i].flags, block % 2);
+        }
+    }
+    assert_int_equal(block, BLOCKS);
+    assert_in_range(calls, 3, BLOCKS);
+    free(extents);
+    close_image(image);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -317,6 +348,7 @@ int main(void)
         cmocka_unit_test(queries_ask_by_name_and_lists_by_namespace),
         cmocka_unit_test(runs_are_merged_and_counted),
         cmocka_unit_test(large_disks_take_few_calls),
+        cmocka_unit_test(calls_are_bounded),
     };
     cmocka_set_message_output(CM_OUTPUT_TAP);
     return cmocka_run_group_tests(tests, NULL, NULL);
