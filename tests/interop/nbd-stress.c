@@ -132,8 +132,10 @@ static int stress_all(struct stress *stress, const char *uri,
         ret = vd_storage_size(stress->storage, &stress->size, err);
     if (ret < 0)
         return ret;
-    if (stress->size > BYTES_MAX || stress->size / STRIPE_BYTES < stress->threads)
+    if (stress->size > BYTES_MAX || stress->size / STRIPE_BYTES < stress->threads) {
+        vd_storage_close(stress->storage);
         return vd_err_set(err, EINVAL, "the size does not suit: %" PRIu64, stress->size);
+    }
     stress->bytes = vt_calloc((size_t)stress->size, 1);
     ret = read_all(stress, stress->bytes, err);
     if (ret == 0)

@@ -85,6 +85,12 @@ def qemu_nbd(*arguments, path="socket"):
                   path)
 
 
+def vdisk_serve(vdisk, *arguments, path="socket"):
+    """`vdisk`: the command; `arguments`: options and the image."""
+    return Server([vdisk, "serve", "--persistent", "--socket", os.path.abspath(path), *arguments],
+                  path)
+
+
 def have(*programs):
     """Are all of them installed?"""
     return all(shutil.which(program) for program in programs)

@@ -17,7 +17,7 @@ import time
 
 sys.dont_write_bytecode = True
 # pylint: disable=wrong-import-position
-from nbd_server import have, nbdkit, qemu_nbd
+from nbd_server import have, nbdkit, qemu_nbd, vdisk_serve
 from tap import Fault, Tap, work_folder
 
 SEED = int(os.environ.get("VD_TEST_SEED", time.time_ns() % 1000000))
@@ -112,10 +112,19 @@ def stress_kinds():
                lambda: qemu_nbd("--format=qcow2", "--shared=8", "file.qcow2"), ())
 
 
+    for name in ("raw", "qcow2", "gow3"):
+        yield (f"vdisk serve, {name}",
+               lambda n=name: vdisk_serve(VDISK, "-f", n, "-e", "0", f"file.{n}"), ())
+    yield "vdisk serve, one client", lambda: vdisk_serve(VDISK, "-f", "raw", "file.raw"), ()
+    yield ("vdisk serve, synchronous", lambda: vdisk_serve(VDISK, "-f", "raw", "-e", "0", "file.raw"),
+           ("4", "sync"))
+
+
 def stress_one(start, more):
     """With the files that some servers serve."""
     make_raw("file.raw")
     vdisk("convert", "-O", "qcow2", "file.raw", "file.qcow2")
+    vdisk("convert", "-O", "gow3", "file.raw", "file.gow3")
     stress(start(), *more)
 
 
@@ -124,7 +133,8 @@ def stress_one(start, more):
 def from_and_to():
     """Out of an export and into one, beside qemu-img."""
     make_raw("a.raw")
-    for back in (lambda name: nbdkit("file", name), lambda name: qemu_nbd("-f", "raw", name)):
+    for back in (lambda name: nbdkit("file", name), lambda name: qemu_nbd("-f", "raw", name),
+                 lambda name: vdisk_serve(VDISK, "-f", "raw", "-e", "0", name)):
         with back("a.raw") as server:
             uri = server.uri()
             vdisk("convert", "-O", "raw", uri, "b.raw")
