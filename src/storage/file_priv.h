@@ -22,7 +22,7 @@ enum file_missing {
 enum file_try {
     FILE_TRY_NEVER,
     FILE_TRY_NOWAIT, /* the system can be asked for that */
-    FILE_TRY_PAGES,  /* whole pages; it can not, but only parts of pages would have to be read */
+    FILE_TRY_PAGES,  /* it can not, but only parts of pages would have to be read */
     FILE_TRY_ALL     /* there is no disk */
 };
 

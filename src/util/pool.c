@@ -4,7 +4,9 @@
  *
  * P1  What is submitted is begun in the order in which it came.
  * P2  There is a thread that waits, or as many threads as there may be, or the system gave none.
- * P3  Threads take no signals: those are for the program that the library is in.
+ * P3  One thread is woken at a time; it wakes the next one if it finds more than it takes, so that
+ *     little work does not wake many.
+ * P4  Threads take no signals: those are for the program that the library is in.
  */
 #include "util/pool.h"
 
@@ -24,10 +26,20 @@ struct vd_pool {
     unsigned queued;
     unsigned waiting; /* threads that wait for work */
     unsigned started; /* entries of threads */
+    bool is_waking;   /* one of those that wait was told, and has not looked yet */
     bool is_ending;
     unsigned threads_max;
     pthread_t threads[]; /* threads_max */
 };
+
+/* P3: is somebody to be told of what is in the queue? */
+static bool must_wake(struct vd_pool *pool) VD_REQUIRES(pool->lock)
+{
+    if (!pool->first || pool->is_waking || !pool->waiting)
+        return false;
+    pool->is_waking = true;
+    return true;
+}
 
 static struct vd_work *take(struct vd_pool *pool) VD_REQUIRES(pool->lock)
 {
@@ -46,11 +58,15 @@ static void *pool_main(void *opaque)
             pool->waiting++;
             vd_cond_wait(&pool->changed, &pool->lock);
             pool->waiting--;
+            pool->is_waking = false;
         }
         if (!pool->first)
             break;
         struct vd_work *work = take(pool);
+        bool is_more = must_wake(pool);
         vd_mutex_unlock(&pool->lock);
+        if (is_more)
+            vd_cond_signal(&pool->changed);
         work->run(work);
         vd_mutex_lock(&pool->lock);
     }
@@ -58,7 +74,7 @@ static void *pool_main(void *opaque)
     return NULL;
 }
 
-/* P3.  Returns 0 or a positive errno. */
+/* P4.  Returns 0 or a positive errno. */
 static int start_thread(struct vd_pool *pool) VD_REQUIRES(pool->lock)
 {
     sigset_t all;
@@ -103,8 +119,8 @@ void vd_pool_submit(struct vd_pool *pool, struct vd_work *work)
         pool->first = work;
     pool->last = work;
     pool->queued++;
-    bool is_awaited = pool->waiting > 0;
-    /* P2: those that wait and have been woken already count for the work that woke them. */
+    bool is_awaited = must_wake(pool);
+    /* P2: those that wait count for what is in the queue. */
     if (pool->queued > pool->waiting && pool->started < pool->threads_max)
         (void)start_thread(pool);
     vd_mutex_unlock(&pool->lock);
