@@ -43,8 +43,9 @@ wait_for() { # a device, to have a size
 
 def missing(kernel_dir):
     """What is not there that a guest needs, or None."""
-    if not shutil.which(QEMU):
-        return QEMU
+    for program in (QEMU, "mke2fs", "e2fsck", "debugfs"):
+        if not shutil.which(program):
+            return program
     for path, name in ((BUSYBOX, "busybox"), (NBD_CLIENT, "nbd-client"),
                        (f"{kernel_dir}/modules/order", "a kernel by tools/guest-kernel")):
         if not os.path.exists(path):

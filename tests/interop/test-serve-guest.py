@@ -34,7 +34,7 @@ GUEST_BYTES = 4 << 20
 SCRIPT = """
 work() {
     wait_for "$1"
-    mount -t ext4 -o discard "/dev/$1" /mnt || { echo "GUEST fault: $2 can not be mounted"; return; }
+    mount -t ext4 -o discard "/dev/$1" /mnt || echo "GUEST fault: $2 can not be mounted"
     tell "$2" found host.bin
     dd if=/dev/urandom of=/mnt/guest.bin bs=64k count=@COUNT@ 2>/dev/null
     dd if=/dev/urandom of=/mnt/host.bin bs=4k seek=77 count=50 conv=notrunc 2>/dev/null
@@ -56,7 +56,8 @@ tell() {
 }
 work vda chain
 work vdb gow3
-nbd-client 10.0.2.2 @PORT@ /dev/nbd0 -N kernel -b 512 >/dev/null 2>&1 || echo "GUEST fault: nbd-client"
+nbd-client 10.0.2.2 @PORT@ /dev/nbd0 -N kernel -b 512 >/dev/null 2>&1 ||
+    echo "GUEST fault: nbd-client"
 work nbd0 kernel
 nbd-client -d /dev/nbd0 >/dev/null 2>&1 || echo "GUEST fault: nbd-client -d"
 """
@@ -105,7 +106,7 @@ class Disks:
             self.tops["chain"])
         run(vdisk, "create", "-q", "-f", "qed", "-b", "base.gow", "-F", "gow3",
             self.tops["kernel"])
-        self.behind = {name: sum_of(name) for name in ("base.gow", "middle.add-cow")}
+        self.behind = {name: sum_of(name) for name in ("base.gow", "middle.add-cow", "middle.raw")}
         self.generation = self.generation_now()
 
     def generation_now(self):
@@ -142,7 +143,9 @@ def test_guest(disks, kernel_dir):
             f"driver=nbd,server.type=unix,server.path=socket,export={name},discard=unmap"
             for name in ("chain", "gow3")])
         server.terminate()
-        said = server.communicate(timeout=60)[0]
+        said = server.communicate(timeout=300)[0]
+    except subprocess.TimeoutExpired:
+        raise Fault("vdisk serve: does not end at SIGTERM") from None
     finally:
         server.kill()
         server.wait()
@@ -222,6 +225,7 @@ def main():
         print(__doc__)
         return 2
     vdisk, kernel_dir = (os.path.abspath(path) for path in sys.argv[1:])
+    os.environ["PATH"] += ":/usr/sbin:/sbin"
     missing = guest.missing(kernel_dir)
     if missing:
         print(f"1..0 # SKIP {missing} is not there")
