@@ -101,6 +101,17 @@ check 'it gives space of the data file back' test $((before - $(stat -c %b p.raw
 check 'and reads as it should' vdisk io -c 'read -q -P 5 0 1M' -c 'read -q -P 0 1M 4M' \
     -c 'read -q -P 5 5M 3M' p
 
+# The disk ends within a compressed cluster, where a subcluster ends.
+yes compressible | head -c $((2 * 65536 + 4096)) >end.raw
+for words in extended_l2=off extended_l2=on; do
+    vdisk convert -c -f raw -O qcow2 -o "$words" end.raw end
+    want 0 "it grows: $words" vdisk resize -q end 1M
+    vdisk convert -O raw end grown.raw
+    check 'and keeps its end' cmp -n "$(stat -c %s end.raw)" end.raw grown.raw
+    check 'with zeros behind it' vdisk io -c "read -q -P 0 $((2 * 65536 + 4096)) 64k" end
+    check 'and is sound' vdisk check -q end
+done
+
 # is_bound OPTIONS: no file is longer than measure says.
 is_bound() {
     local most

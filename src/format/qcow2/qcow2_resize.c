@@ -198,6 +198,10 @@ static int clean(struct vd_qcow2 *qcow2, struct vd_range guest, uint64_t backing
         if (ret < 0)
             break;
         uint64_t done = vd_range_end(run.guest) - start;
+        if (run.kind == VD_QCOW2_RUN_ENCODED && run.guest.offset < start) {
+            start += done; /* the cluster with the old end: zeros are behind that already */
+            continue;
+        }
         bool shows = run.kind != VD_QCOW2_RUN_ABSENT ||
                      (qcow2->header.backing_name && start < backing_bytes);
         if (run.kind == VD_QCOW2_RUN_ABSENT && start < backing_bytes)
