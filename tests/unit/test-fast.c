@@ -7,6 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "drivers/random.h"
 #include "image/image.h"
 #include "util/mem.h"
 
@@ -36,8 +37,8 @@ static struct vdisk_image *make_image(const char *format)
 
 static void fill(uint8_t *to, size_t length, unsigned *seed)
 {
-    for (size_t i = 0; i < length; i++)
-        to[i] = (uint8_t)rand_r(seed);
+    struct vt_random random = {.state = (unsigned)rand_r(seed)};
+    vt_random_fill(&random, to, length);
 }
 
 /* Tried ones and others, in turns, beside a plain array. */

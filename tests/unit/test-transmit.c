@@ -7,6 +7,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "drivers/random.h"
 #include "nbdproto/nbdproto.h"
 
 #define KIB  1024u
@@ -32,8 +33,8 @@ static uint32_t ask(struct client *client, uint16_t command, uint16_t flags, uin
 
 static void fill(uint8_t *to, size_t length, unsigned *seed)
 {
-    for (size_t i = 0; i < length; i++)
-        to[i] = (uint8_t)rand_r(seed);
+    struct vt_random random = {.state = (unsigned)rand_r(seed)};
+    vt_random_fill(&random, to, length);
 }
 
 static void expect_model(struct client *client, uint64_t offset, size_t length)
