@@ -91,7 +91,7 @@ int vd_negotiation_shown(const struct vd_negotiation_text *text)
     size_t shown = 0;
     while (shown < text->length) {
         size_t next = shown + vd_utf8_length(text->bytes + shown, text->length - shown);
-        if (next > SHOWN_BYTES_MAX)
+        if (next == shown || next > SHOWN_BYTES_MAX)
             break;
         shown = next;
     }

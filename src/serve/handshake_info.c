@@ -89,15 +89,17 @@ int vd_negotiate_export_name(struct vd_negotiation *negotiation, struct vdisk_er
     if (negotiation->left > NBD_STRING_MAX)
         return vd_err_set(err, EPROTO, "NBD_OPT_EXPORT_NAME with a name of %" PRIu32 " bytes",
                           negotiation->left);
-    struct facts facts;
+    struct vd_negotiation_text name = {.length = negotiation->left};
     struct vd_export *export = NULL;
-    uint32_t length = negotiation->left;
-    int ret = vd_negotiation_take(negotiation, facts.name, length, err);
-    if (ret == 0)
-        ret = vd_exports_use(negotiation->handshake->exports, facts.name, length, &export, err);
+    int ret = vd_negotiation_take(negotiation, name.bytes, name.length, err);
     if (ret < 0)
-        return vd_err_prefix(err, ret, "NBD_OPT_EXPORT_NAME: ");
+        return ret;
+    ret = vd_exports_use(negotiation->handshake->exports, name.bytes, name.length, &export, err);
+    if (ret < 0)
+        return vd_err_prefix(err, ret, "NBD_OPT_EXPORT_NAME '%.*s': ", vd_negotiation_shown(&name),
+                             name.bytes);
 
+    struct facts facts;
     look(negotiation, export, &facts);
     choose(negotiation, export, &facts);
     struct vd_nbd_export_reply reply = {

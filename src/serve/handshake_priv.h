@@ -66,7 +66,7 @@ int vd_negotiation_take_text(struct vd_negotiation *negotiation, uint32_t length
 /* Takes what is left of the option's data. */
 int vd_negotiation_skip(struct vd_negotiation *negotiation, struct vdisk_error *err);
 
-/* How much of @text, which was taken, a message shows: for "%.*s". */
+/* How much of @text a message shows: for "%.*s".  No more than is UTF-8. */
 int vd_negotiation_shown(const struct vd_negotiation_text *text);
 
 /* Answers to the option with one of possibly several replies. */
