@@ -76,12 +76,15 @@ class Client:
             kinds.append(kind)
         return kinds
 
-    def start_tls(self):
+    def start_tls(self, folder=None):
+        """`folder`: of the client's certificate and key, if it has one."""
         self.put(option(STARTTLS))
         self.answers()
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
+        if folder:
+            context.load_cert_chain(f"{folder}/client-cert.pem", f"{folder}/client-key.pem")
         try:
             self.socket = context.wrap_socket(self.socket)
         except (OSError, ssl.SSLError) as error:
