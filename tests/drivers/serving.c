@@ -21,17 +21,33 @@ void serving_start_on(struct serving *serving, struct vdisk_image *image)
     VT_OK(vd_pool_create(8, &serving->pool, &vt_err));
 }
 
-void serving_start(struct serving *serving, const char *format, uint64_t size)
+static void start(struct serving *serving, const char *format, uint64_t size, bool is_slow)
 {
     struct vd_storage *file;
+    struct vd_storage *faults = NULL;
     struct vdisk_image *image;
     const struct vdisk_create_options create = {.struct_bytes = sizeof(create), .size = size};
     const struct vdisk_open_options open = {
         .struct_bytes = sizeof(open), .flags = VDISK_OPEN_WRITE, .format = format};
     VT_OK(vd_storage_mem_open(0, &file, &vt_err));
+    if (is_slow) {
+        VT_OK(vt_fault_open(file, VT_OWN, &faults, &vt_err));
+        file = faults;
+    }
     VT_OK(vd_format_create(vd_format_find(format, NULL), file, NULL, &create, &vt_err));
     VT_OK(vd_image_open_on(file, &open, &image, &vt_err));
     serving_start_on(serving, image);
+    serving->faults = faults;
+}
+
+void serving_start(struct serving *serving, const char *format, uint64_t size)
+{
+    start(serving, format, size, false);
+}
+
+void serving_start_slow(struct serving *serving, const char *format, uint64_t size)
+{
+    start(serving, format, size, true);
 }
 
 void serving_stop(struct serving *serving)

@@ -7,11 +7,13 @@
 
 #include <pthread.h>
 
+#include "drivers/fault.h"
 #include "serve/transmit.h"
 
 /* The image and what is said about it; several connections may share it. */
 struct serving {
     struct vdisk_image *image;
+    struct vd_storage *faults; /* of start_slow(): for vt_fault_set() */
     struct vd_export export;
     struct vd_pool *pool;
     struct vd_log log;
@@ -40,6 +42,8 @@ enum client_mode {
 
 /* Serves an empty disk in memory. */
 void serving_start(struct serving *serving, const char *format, uint64_t size);
+/* The same, but nothing is at hand: workers do everything.  serving->faults can make it fail. */
+void serving_start_slow(struct serving *serving, const char *format, uint64_t size);
 /* Serves @image, which is the callee's from now on. */
 void serving_start_on(struct serving *serving, struct vdisk_image *image);
 void serving_stop(struct serving *serving);

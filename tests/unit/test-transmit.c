@@ -44,22 +44,25 @@ static void expect_model(struct client *client, uint64_t offset, size_t length)
     assert_memory_equal(bytes, model + offset, length);
 }
 
-/* Random requests, one after the other, beside a plain array. */
+/* Random requests, one after the other, beside a plain array: at once, and by workers. */
 static void a_disk_is_a_disk(void **state)
 {
     (void)state;
     static const char *const formats[] = {"raw", "gow3", "qed", "qcow2"};
     enum client_mode mode;
     unsigned seed = 4711;
-    for (size_t f = 0; f < 4; f++)
+    for (size_t f = 0; f < 8; f++)
         FOR_MODES(mode)
         {
             struct serving serving;
             struct client client;
-            serving_start(&serving, formats[f], DISK);
+            if (f < 4)
+                serving_start(&serving, formats[f], DISK);
+            else
+                serving_start_slow(&serving, formats[f - 4], DISK);
             client_start(&client, &serving, mode);
             memset(model, 0, sizeof(model));
-            for (unsigned round = 0; round < VT_ROUNDS(300); round++) {
+            for (unsigned round = 0; round < VT_ROUNDS(150); round++) {
                 size_t length = 1 + (size_t)rand_r(&seed) % (rand_r(&seed) % 8 ? 9000 : 400 * KIB);
                 uint64_t offset = (uint64_t)rand_r(&seed) % (DISK - length);
                 uint16_t fua = (uint16_t)(rand_r(&seed) % 4 ? 0 : NBD_CMD_FLAG_FUA);
@@ -352,7 +355,10 @@ static void every_request_is_answered_once(void **state)
         struct serving serving;
         struct client client;
         static bool seen[MANY];
-        serving_start(&serving, "qcow2", DISK);
+        if (mode == CLIENT_STRUCTURED)
+            serving_start(&serving, "qcow2", DISK);
+        else
+            serving_start_slow(&serving, "qcow2", DISK);
         client_start(&client, &serving, mode);
         memset(seen, 0, sizeof(seen));
         for (unsigned i = 0; i < MANY; i++) {
@@ -521,6 +527,64 @@ static void a_client_that_stalls_or_idles_is_dropped(void **state)
     serving_stop(&serving);
 }
 
+/* What a disk can not do is the answer to the request that met it; the rest goes on. */
+static void errors_of_disks_are_answers(void **state)
+{
+    (void)state;
+    static const struct {
+        enum vt_call call;
+        uint16_t command;
+        uint16_t flags;
+        int error;
+        uint32_t answer;
+    } cases[] = {
+        {VT_READ, NBD_CMD_READ, 0, EIO, NBD_EIO},
+        {VT_READ, NBD_CMD_READ, 0, EOVERFLOW, NBD_EIO},
+        {VT_READ, NBD_CMD_CACHE, 0, ENOTSUP, NBD_EINVAL},
+        {VT_WRITE, NBD_CMD_WRITE, 0, ENOSPC, NBD_ENOSPC},
+        {VT_WRITE, NBD_CMD_WRITE, NBD_CMD_FLAG_FUA, EDQUOT, NBD_ENOSPC},
+    };
+    enum client_mode mode;
+    FOR_MODES(mode)
+    {
+        struct serving serving;
+        struct client client;
+        serving_start_slow(&serving, "raw", DISK);
+        client_start(&client, &serving, mode);
+        memset(bytes, 0x77, 8 * KIB);
+        for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+            struct answer answer;
+            const struct ask it = {.command = cases[i].command,
+                                   .flags = cases[i].flags,
+                                   .offset = 64 * KIB,
+                                   .length = 8 * KIB,
+                                   .payload = cases[i].command == NBD_CMD_WRITE ? bytes : NULL};
+            vt_fault_set(serving.faults, (struct vt_fault_plan){.calls = VT_CALL_BIT(cases[i].call),
+                                                                .nth = 1,
+                                                                .error = cases[i].error});
+            client_send(&client, i, &it);
+            client_receive(&client, i, &it, bytes, &answer);
+            assert_int_equal(answer.error, cases[i].answer);
+            if (mode != CLIENT_SIMPLE) {
+                assert_non_null(strstr(answer.message, "of 8192 bytes at offset 65536: "));
+                assert_null(strstr(answer.message, "mem")); /* no names of files */
+            }
+            assert_int_equal(client_ask(&client, &it, bytes), 0);
+        }
+        /* After a flush that failed nothing is durable any more, and nobody is told otherwise. */
+        vt_fault_set(serving.faults,
+                     (struct vt_fault_plan){
+                         .calls = VT_CALL_BIT(VT_FLUSH), .nth = 1, .error = EIO, .forever = true});
+        assert_int_equal(ask(&client, NBD_CMD_WRITE, NBD_CMD_FLAG_FUA, 0, 512), NBD_EIO);
+        assert_int_equal(ask(&client, NBD_CMD_FLUSH, 0, 0, 0), NBD_EIO);
+        assert_int_equal(ask(&client, NBD_CMD_READ, 0, 0, 512), 0);
+        client_disconnect(&client);
+        vd_pool_free(serving.pool);
+        vd_contexts_free(&serving.export.contexts);
+        VT_FAILS(EIO, vdisk_image_close(serving.image, &vt_err));
+    }
+}
+
 static void what_goes_is_refused(void **state)
 {
     (void)state;
@@ -584,7 +648,7 @@ static void *live(void *opaque)
     uint8_t *got = malloc(TENANT_BYTES);
     unsigned seed = tenant->index + 1;
     uint64_t base = (uint64_t)tenant->index * TENANT_BYTES;
-    for (unsigned round = 0; round < VT_ROUNDS(1000); round++) {
+    for (unsigned round = 0; round < VT_ROUNDS(300); round++) {
         enum {
             DEPTH = 8
         };
@@ -622,10 +686,13 @@ static void four_clients_at_once(void **state)
 {
     (void)state;
     static const char *const formats[] = {"raw", "gow3", "qcow2"};
-    for (size_t f = 0; f < 3; f++) {
+    for (size_t f = 0; f < 6; f++) {
         struct serving serving;
         struct tenant tenants[TENANTS];
-        serving_start(&serving, formats[f], DISK);
+        if (f < 3)
+            serving_start(&serving, formats[f], DISK);
+        else
+            serving_start_slow(&serving, formats[f - 3], DISK);
         for (unsigned i = 0; i < TENANTS; i++) {
             tenants[i] = (struct tenant){.serving = &serving, .index = i, .mode = modes[i % 3]};
             assert_int_equal(pthread_create(&tenants[i].thread, NULL, live, &tenants[i]), 0);
@@ -652,6 +719,7 @@ int main(void)
         cmocka_unit_test(a_client_that_vanishes),
         cmocka_unit_test(a_client_that_never_reads),
         cmocka_unit_test(a_client_that_stalls_or_idles_is_dropped),
+        cmocka_unit_test(errors_of_disks_are_answers),
         cmocka_unit_test(what_goes_is_refused),
         cmocka_unit_test(a_cut_in_the_middle),
         cmocka_unit_test(four_clients_at_once),
