@@ -75,7 +75,7 @@ static void *serve(void *opaque)
     return NULL;
 }
 
-void client_start(struct client *client, struct serving *serving, enum client_mode mode)
+void client_prepare(struct client *client, struct serving *serving, enum client_mode mode)
 {
     int fds[2];
     assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
@@ -99,7 +99,17 @@ void client_start(struct client *client, struct serving *serving, enum client_mo
     for (size_t i = 0; i < serving->export.contexts.entries && mode != CLIENT_SIMPLE; i++)
         client->session.contexts[client->session.context_entries++] =
             &serving->export.contexts.list[i];
+}
+
+void client_run(struct client *client)
+{
     assert_int_equal(pthread_create(&client->thread, NULL, serve, client), 0);
+}
+
+void client_start(struct client *client, struct serving *serving, enum client_mode mode)
+{
+    client_prepare(client, serving, mode);
+    client_run(client);
 }
 
 void client_join(struct client *client)

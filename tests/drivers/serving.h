@@ -48,6 +48,10 @@ void serving_start_slow(struct serving *serving, const char *format, uint64_t si
 void serving_start_on(struct serving *serving, struct vdisk_image *image);
 void serving_stop(struct serving *serving);
 
+/* Connects; what the session is may be changed then, until client_run() has it served. */
+void client_prepare(struct client *client, struct serving *serving, enum client_mode mode);
+void client_run(struct client *client);
+/* Both. */
 void client_start(struct client *client, struct serving *serving, enum client_mode mode);
 /* Waits for the end of the connection; closes both ends. */
 void client_join(struct client *client);

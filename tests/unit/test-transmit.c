@@ -145,9 +145,9 @@ static void what_was_not_offered_is_refused(void **state)
     struct serving serving;
     struct client client;
     serving_start(&serving, "raw", DISK);
-    client_start(&client, &serving, CLIENT_SIMPLE);
-    /* Nothing has been sent yet, so the thread has not looked. */
+    client_prepare(&client, &serving, CLIENT_SIMPLE);
     client.session.flags = NBD_FLAG_HAS_FLAGS | NBD_FLAG_READ_ONLY;
+    client_run(&client);
     assert_int_equal(ask(&client, NBD_CMD_WRITE, 0, 0, 512), NBD_EPERM);
     assert_int_equal(ask(&client, NBD_CMD_WRITE, 0, DISK, 512), NBD_EPERM);
     assert_int_equal(ask(&client, NBD_CMD_TRIM, 0, 0, 512), NBD_EPERM);
@@ -169,8 +169,9 @@ static void the_limits_of_payloads(void **state)
         struct serving serving;
         struct client client;
         serving_start(&serving, "raw", DISK);
-        client_start(&client, &serving, mode);
+        client_prepare(&client, &serving, mode);
         client.session.payload_max = MIB;
+        client_run(&client);
         assert_int_equal(ask(&client, NBD_CMD_READ, 0, 0, MIB), 0);
         assert_int_equal(ask(&client, NBD_CMD_READ, 0, 0, MIB + 1),
                          mode == CLIENT_SIMPLE ? NBD_EINVAL : NBD_EOVERFLOW);
