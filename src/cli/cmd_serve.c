@@ -8,6 +8,8 @@
 #include "util/err.h"
 #include "util/mem.h"
 
+#define CONNECTIONS_DEFAULT 1024u /* as struct vdisk_server_options says */
+
 /* What is open, in the order in which it is closed from the end. */
 struct serve {
     struct vd_cli *cli;
@@ -91,6 +93,7 @@ static int make_server(struct serve *serve)
 {
     struct vdisk_server_options *options = &serve->args.server;
     struct vdisk_error err = {0};
+    vd_serve_allow_connections(options->connections ? options->connections : CONNECTIONS_DEFAULT);
     options->log = vd_serve_log_write;
     options->opaque = &serve->log;
     if (vdisk_server_create(options, &serve->server, &err) < 0)

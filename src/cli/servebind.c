@@ -190,8 +190,13 @@ int vd_bind_unix(const char *path, int *fd, struct vdisk_error *err)
             return ret;
         ret = bind(*fd, generic, sizeof(address));
     }
-    if (ret < 0 || listen(*fd, SOMAXCONN) < 0)
+    if (ret < 0)
         return vd_err_errno(err, errno, "%s: can not listen there", path);
+    if (listen(*fd, SOMAXCONN) < 0) {
+        ret = vd_err_errno(err, errno, "%s: can not listen there", path);
+        unlink(path);
+        return ret;
+    }
     return 0;
 }
 

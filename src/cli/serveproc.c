@@ -5,6 +5,7 @@
 #include <poll.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -12,6 +13,9 @@
 #include "cli/serverun.h"
 #include "util/err.h"
 #include "util/mem.h"
+
+/* A chain of 256 images, and the rest. */
+#define FILES_BESIDE_CONNECTIONS 512u
 
 /* --- the background -------------------------------------------------------------------------- */
 
@@ -99,6 +103,19 @@ void vd_pid_file_remove(const char *path, int fd)
         ours.st_ino == there.st_ino)
         unlink(path);
     close(fd);
+}
+
+/* --- limits ------------------------------------------------------------------------------------
+ */
+
+void vd_serve_allow_connections(uint32_t connections)
+{
+    struct rlimit limit;
+    rlim_t wanted = (rlim_t)connections + FILES_BESIDE_CONNECTIONS;
+    if (getrlimit(RLIMIT_NOFILE, &limit) < 0 || limit.rlim_cur >= wanted)
+        return;
+    limit.rlim_cur = wanted < limit.rlim_max ? wanted : limit.rlim_max;
+    (void)setrlimit(RLIMIT_NOFILE, &limit); /* without it, clients too many have to wait */
 }
 
 /* --- signals -----------------------------------------------------------------------------------

@@ -24,6 +24,13 @@ void vd_serve_leave_terminal(int ready_fd);
 int vd_pid_file_make(const char *path, int *fd, struct vdisk_error *err);
 void vd_pid_file_remove(const char *path, int fd); /* fd -1: nothing */
 
+/* --- limits ------------------------------------------------------------------------------------
+ */
+
+/* Raises the soft limit of descriptors, where it may be, so that there are enough for @connections
+ * and what else is open. */
+void vd_serve_allow_connections(uint32_t connections);
+
 /* --- signals -----------------------------------------------------------------------------------
  */
 

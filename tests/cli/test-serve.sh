@@ -320,6 +320,20 @@ check 'rights as the umask leaves them' test "$(stat -c %a s)" = 700
 kill "$pid"
 ends 0 'rights'
 
+# --- descriptors for all clients, as far as that is permitted
+: > "$work/said"
+(ulimit -S -n 300; exec "$C" serve -t -r -k s disk.raw > "$work/said" 2> "$work/told") &
+pid=$!
+for _ in $(seq 600); do
+    [ ! -s "$work/said" ] || break
+    sleep 0.05
+done
+check 'descriptors for 1024 clients' awk '
+    /^Max open files/ { want = $5 != "unlimited" && $5 < 1536 ? $5 : 1536; ok = $4 >= want }
+    END { exit !ok }' "/proc/$pid/limits"
+kill "$pid"
+ends 0 'descriptors'
+
 # --- sockets from whoever starts us
 head -c 1M /dev/urandom > random.raw
 check 'nbdcopy starts us' nbdcopy -- [ "$C" serve -r random.raw ] copy.raw
