@@ -21,13 +21,13 @@ static void add_window(struct vt_model *model, uint64_t start, uint64_t end)
 
 uint64_t vt_model_window_bytes_max(const struct vt_model *model)
 {
-    return (uint64_t)VT_WINDOWS_MAX * VT_WINDOW_BLOCKS * model->block_bytes;
+    return (uint64_t)VT_WINDOWS_MAX * VT_WINDOW_CLUSTERS * model->cluster_bytes;
 }
 
 static void add_windows(struct vt_model *model, uint64_t size, uint64_t region)
 {
-    uint64_t block = model->block_bytes;
-    uint64_t window = VT_WINDOW_BLOCKS * block;
+    uint64_t block = model->cluster_bytes;
+    uint64_t window = VT_WINDOW_CLUSTERS * block;
     if (size <= VT_WINDOWS_MAX * window) {
         add_window(model, 0, size);
         return;
@@ -45,7 +45,8 @@ static void add_windows(struct vt_model *model, uint64_t size, uint64_t region)
 void vt_model_init(struct vt_model *model, const struct vt_stack *stack)
 {
     *model = (struct vt_model){.size = stack->levels[0].size,
-                               .block_bytes = vt_stack_block_bytes(stack)};
+                               .block_bytes = vt_stack_block_bytes(stack),
+                               .cluster_bytes = vt_stack_cluster_bytes(stack)};
     if (strncmp(stack->levels[0].format, "gow", 3) == 0)
         model->tracking = VT_TRACK_GOW;
     else if (vt_stack_has_backing(stack))
@@ -109,15 +110,24 @@ struct vd_range vt_model_draw(const struct vt_model *model, struct vt_random *ra
     if (visible.length == 0)
         return visible;
 
-    uint64_t length = draw_length(random, model->block_bytes, vd_min(length_max, visible.length));
+    uint64_t unit = model->block_bytes;
+    if (unit != model->cluster_bytes && vt_random_chance(random, 50))
+        unit = model->cluster_bytes;
+    uint64_t length = draw_length(random, unit, vd_min(length_max, visible.length));
     uint64_t offset = visible.offset + vt_random_below(random, visible.length - length + 1);
     if (vt_random_chance(random, 60)) { /* at corners of sectors, pages and blocks */
-        const uint64_t units[] = {512, 4096, model->block_bytes, model->block_bytes};
+        const uint64_t units[] = {512, 4096, model->block_bytes, model->cluster_bytes};
         uint64_t aligned = vd_round_down(offset, units[vt_random_below(random, 4)]);
         if (aligned >= visible.offset)
             offset = aligned;
     }
     return vd_range(offset, length);
+}
+
+struct vd_range vt_model_whole_clusters(struct vt_model *model, struct vd_range guest)
+{
+    struct vt_window *window = vt_model_window(model, guest.offset);
+    return intersect(vd_range_expand(guest, model->cluster_bytes), vt_model_visible(model, window));
 }
 
 struct vt_window *vt_model_window(struct vt_model *model, uint64_t offset)

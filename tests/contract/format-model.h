@@ -3,7 +3,8 @@
  * A disk as plain arrays, beside the image that has to behave like it.
  *
  * Disks may be huge, so the model holds a few windows; all data goes there, and the rest reads as
- * zero.  No two windows share a block, which is the format's cluster.
+ * zero.  No two windows share a cluster.  A block is what the format allocates: a cluster, or a
+ * subcluster.
  */
 #ifndef VT_FORMAT_MODEL_H
 #define VT_FORMAT_MODEL_H
@@ -15,8 +16,8 @@
 #include "util/range.h"
 #include "vdisk.h"
 
-#define VT_WINDOWS_MAX   4u
-#define VT_WINDOW_BLOCKS 9u
+#define VT_WINDOWS_MAX     4u
+#define VT_WINDOW_CLUSTERS 9u
 
 /* What is known of a block; the last two since the session began. */
 enum vt_block_flag {
@@ -45,6 +46,7 @@ struct vt_window {
 struct vt_model {
     uint64_t size; /* of the disk now */
     uint32_t block_bytes;
+    uint32_t cluster_bytes;
     enum vt_tracking tracking;
     bool changed; /* since the session began, for certain */
     bool maybe_changed;
@@ -63,6 +65,9 @@ uint64_t vt_model_window_bytes_max(const struct vt_model *model);
 /* A range within one window and the disk, of at most @length_max bytes; length 0: none here now. */
 struct vd_range vt_model_draw(const struct vt_model *model, struct vt_random *random,
                               uint64_t length_max);
+
+/* The clusters of @guest, as far as they are in its window and the disk. */
+struct vd_range vt_model_whole_clusters(struct vt_model *model, struct vd_range guest);
 
 /* The window that holds @guest.offset, or NULL. */
 struct vt_window *vt_model_window(struct vt_model *model, uint64_t offset);

@@ -213,7 +213,9 @@ static void op_resize(struct vt_run *run)
 static void data_op(struct vt_run *run, uint64_t dice, struct vd_range guest)
 {
     if (dice < 120 && vt_takes_encoded(run->image))
-        op_write_encoded(run, guest);
+        op_write_encoded(run, vt_random_chance(&run->random, 60)
+                                  ? vt_model_whole_clusters(&run->model, guest)
+                                  : guest);
     else if (dice < 380)
         op_write(run, guest);
     else if (dice < 720)
@@ -232,6 +234,18 @@ static void data_op(struct vt_run *run, uint64_t dice, struct vd_range guest)
         VT_OK(vdisk_image_flush(run->image, &vt_err));
     else
         vt_run_compare(run);
+}
+
+void vt_run_write_end(struct vt_run *run)
+{
+    struct vd_range end = vd_range(run->model.size - 1, 1);
+    if (!vt_model_window(&run->model, end.offset))
+        return;
+    end = vt_model_whole_clusters(&run->model, end);
+    if (vt_takes_encoded(run->image))
+        op_write_encoded(run, end);
+    else
+        op_write(run, end);
 }
 
 void vt_run_data_op(struct vt_run *run)
@@ -315,7 +329,7 @@ static void create_subject(struct vt_run *run, const struct vt_stack *stack, enu
     unsigned entries = run->model.window_entries;
     for (unsigned i = 0; i < entries; i++)
         windows[i] = run->model.windows[i].guest;
-    windows[entries - 1].length += 5 * (uint64_t)run->model.block_bytes;
+    windows[entries - 1].length += 5 * (uint64_t)run->model.cluster_bytes;
     vt_subject_create(&run->subject, stack, place, windows, entries);
 }
 
@@ -323,7 +337,7 @@ void vt_run_begin(struct vt_run *run, const struct vt_stack *stack, enum vt_plac
 {
     run->size_max = stack->levels[0].size;
     vt_model_init(&run->model, stack);
-    run->request_max = VT_WINDOW_BLOCKS * (uint64_t)run->model.block_bytes;
+    run->request_max = VT_WINDOW_CLUSTERS * (uint64_t)run->model.cluster_bytes;
     run->buf = vt_calloc(1, vt_model_window_bytes_max(&run->model));
     create_subject(run, stack, place);
 }

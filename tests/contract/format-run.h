@@ -36,6 +36,10 @@ void vt_run_end(struct vt_run *run);
 /* One random operation on the data; none if what it drew lies behind the end of the disk. */
 void vt_run_data_op(struct vt_run *run);
 
+/* Writes to the last cluster of the disk, if it lies in a window; compressed, where the image takes
+ * that. */
+void vt_run_write_end(struct vt_run *run);
+
 /* A size for the disk, up to the one it began with. */
 uint64_t vt_run_draw_size(struct vt_run *run);
 

@@ -180,10 +180,10 @@ static struct rules rules_of(const struct vt_stack *stack)
 /* Some tables, where clusters are not so large that it takes too long. */
 static uint64_t size_of_disk(const struct vt_stack *stack, const struct rules *rules)
 {
-    uint64_t block = vt_stack_block_bytes(stack);
+    uint64_t cluster = vt_stack_cluster_bytes(stack);
     if (rules->writes_zeros)
-        return 37 * block + 3 * SECTOR;
-    return vd_min(2 * vt_stack_region_bytes(stack) + 40 * block + SECTOR, DISK_BYTES_MAX);
+        return 37 * cluster + 3 * SECTOR;
+    return vd_min(2 * vt_stack_region_bytes(stack) + 40 * cluster + SECTOR, DISK_BYTES_MAX);
 }
 
 static void forget(struct snapshot *snapshot)
@@ -333,10 +333,26 @@ static void expect_last_sector(struct all *all, uint64_t size)
         vt_bitmap_model_write(all->bitmaps, vd_range(old - SECTOR, SECTOR));
 }
 
+/* Half of them in a window, and of those half where a block ends. */
+static uint64_t draw_size(struct all *all)
+{
+    struct vt_random *random = &all->run.random;
+    const struct vt_model *model = &all->run.model;
+    const struct vt_window *window =
+        &model->windows[vt_random_below(random, model->window_entries)];
+    if (vt_random_chance(random, 50))
+        return vd_max(vt_run_draw_size(&all->run), SECTOR);
+    uint64_t size = window->guest.offset + 1 + vt_random_below(random, window->guest.length);
+    size = vd_round_up(size, vt_random_chance(random, 50) ? model->block_bytes : SECTOR);
+    return vd_min(size, all->run.size_max);
+}
+
 static void op_resize(struct all *all)
 {
     struct vt_run *run = &all->run;
-    uint64_t size = vd_max(vt_run_draw_size(run), SECTOR);
+    uint64_t size = draw_size(all);
+    if (vt_random_chance(&run->random, 50))
+        vt_run_write_end(run);
     if (all->rules.fixed_size && all->snapshot_entries) {
         VT_FAILS(ENOTSUP, vdisk_image_resize(run->image, size, VDISK_PREALLOCATION_OFF, &vt_err));
         all->tally.refused++;

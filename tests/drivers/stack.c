@@ -182,6 +182,11 @@ uint32_t vt_stack_block_bytes(const struct vt_stack *stack)
     return (uint32_t)cluster_bytes_of(top) / subclusters;
 }
 
+uint32_t vt_stack_cluster_bytes(const struct vt_stack *stack)
+{
+    return (uint32_t)cluster_bytes_of(&stack->levels[0]);
+}
+
 /*
  * GOW v3: one bit of the write-intent bitmap.  QED, qcow2: one second-level table.  add-cow: the
  * bits in one sector.

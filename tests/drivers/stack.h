@@ -55,6 +55,9 @@ const char *vt_stack_file_name(const struct vt_stack *stack, unsigned file);
 /* Unit of allocation of the top format, subclusters too; 64 KiB for those that have none. */
 uint32_t vt_stack_block_bytes(const struct vt_stack *stack);
 
+/* Its clusters: of one block, or of subclusters. */
+uint32_t vt_stack_cluster_bytes(const struct vt_stack *stack);
+
 /* Guest bytes behind one table, or part of one that is written as one; see the stack's source. */
 uint64_t vt_stack_region_bytes(const struct vt_stack *stack);
 
