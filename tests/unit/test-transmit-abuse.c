@@ -3,6 +3,7 @@
  * serve/transmit: clients that stop at every byte of their requests, or send every byte wrong.
  * Each connection ends, and nobody holds anything after it.
  */
+#include "drivers/trace.h"
 #include "handshake-fixture.h"
 #include "serve/transmit.h"
 
@@ -265,6 +266,41 @@ static void test_write_without_flag(void **state)
     script_free(&script);
 }
 
+/* CACHE of a whole disk, many times over: each reads what one READ may ask for, and no more. */
+static void test_cache(void **state)
+{
+    struct fixture *fixture = *state;
+    struct vdisk_open_options raw = {.struct_bytes = sizeof(raw), .format = "raw"};
+    struct vdisk_export_options options = {.struct_bytes = sizeof(options), .name = "large"};
+    struct vd_storage *file = NULL;
+    struct vd_storage *trace = NULL;
+    struct vdisk_image *image = NULL;
+    const uint64_t size = 4 * (uint64_t)PAYLOAD_MAX;
+    VT_OK(vd_storage_mem_open(size, &file, &vt_err));
+    VT_OK(vt_trace_open(file, VT_OWN, NULL, &trace, &vt_err));
+    VT_OK(vd_image_open_on(trace, &raw, &image, &vt_err));
+    VT_OK(vd_exports_add(&fixture->exports, image, &options, &vt_err));
+
+    struct script script;
+    struct talk talk;
+    begin_script(&script);
+    script_option(&script, NBD_OPT_EXTENDED_HEADERS, NULL);
+    script_go(&script, NBD_OPT_GO, "large", NULL, 0);
+    ask(&script, EXTENDED, NBD_CMD_CACHE, 0, 0, size);
+    ask(&script, EXTENDED, NBD_CMD_CACHE, 0, 7, PAYLOAD_MAX - 7);
+    ask(&script, EXTENDED, NBD_CMD_DISC, 0, 0, 0);
+    vt_trace_reset(trace);
+    assert_int_equal(have(&talk, fixture, script.bytes, script.length, 0), 0);
+    assert_int_equal(vt_trace_bytes(trace, VT_READ), 2 * (uint64_t)PAYLOAD_MAX - 7);
+    end(&talk);
+    script_free(&script);
+
+    struct vd_export *removed = NULL;
+    VT_OK(vd_exports_unlist(&fixture->exports, "large", &removed, &vt_err));
+    vd_exports_drop(&fixture->exports, removed);
+    VT_OK(vdisk_image_close(image, &vt_err));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -273,6 +309,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_wrong_bytes, setup, teardown),
         cmocka_unit_test_setup_teardown(test_long_filters, setup, teardown),
         cmocka_unit_test_setup_teardown(test_write_without_flag, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_cache, setup, teardown),
     };
     cmocka_set_message_output(CM_OUTPUT_TAP);
     return cmocka_run_group_tests(tests, NULL, NULL);
