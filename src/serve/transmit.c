@@ -16,13 +16,16 @@
 #define IN_BYTES       (256u << 10)
 #define IN_WHOLE_BYTES (IN_BYTES / 2)
 
+/* How long nothing is read ahead for a client that takes no replies at all. */
+#define CONGESTED_MS 20
+
 /* What a connection takes beside the payload of its largest request. */
 #define ROOM_BYTES (UINT64_C(2) << 20)
 
 /* Why the requests that were received are not dealt with any further. */
 enum pause {
     PAUSE_INPUT = 1, /* what is there is no whole request */
-    PAUSE_MEMORY,    /* there is no memory until replies have been sent */
+    PAUSE_MEMORY,    /* there is no memory, or no use, until replies have been sent */
     PAUSE_DISC       /* the client has enough */
 };
 
@@ -86,6 +89,9 @@ static int start(struct vd_flow *flow)
         flow->has_request = false;
         return 0;
     }
+    flow->is_congested = request->command == NBD_CMD_READ && vd_now_is_congested(flow);
+    if (flow->is_congested)
+        return PAUSE_MEMORY;
     struct vd_task *task = vd_now_take(flow, vd_run_buffer_bytes(flow->session, request));
     if (!task)
         return PAUSE_MEMORY;
@@ -139,6 +145,7 @@ static int examine(struct vd_flow *flow)
 static int consume(struct vd_flow *flow, struct vdisk_error *err)
 {
     size_t header_bytes = vd_request_header_bytes(flow->session);
+    flow->is_congested = false;
     for (;;) {
         int ret = 0;
         if (flow->filling) {
@@ -317,7 +324,17 @@ static int wait_for_memory(struct vd_flow *flow, struct vdisk_error *err)
     struct wait wait = plan_wait(flow, false);
     if (wait.is_starved)
         return vd_err_nomem(err, "requests of a client");
+    bool is_short = flow->is_congested && (unsigned)wait.timeout_ms > CONGESTED_MS;
+    if (is_short)
+        wait.timeout_ms = CONGESTED_MS;
     int ret = wait_for_any(flow, &wait, false);
+    if (ret == -ETIMEDOUT && is_short) {
+        /* It may want to send more before it takes any. */
+        vd_mutex_lock(&flow->lock);
+        flow->is_stuck = true;
+        vd_mutex_unlock(&flow->lock);
+        return 0;
+    }
     if (ret == -ETIMEDOUT)
         return vd_err_set(err, ETIMEDOUT, "it has taken none of its replies for too long");
     return ret;

@@ -12,6 +12,10 @@
 #define GATHER_BYTES     (64u << 10)
 #define GATHER_MOST_READ (32u << 10)
 
+/* When the system takes no more replies, and so much waits, nothing is read ahead: it would only go
+ * through memory that the caches of the processor do not have any more. */
+#define CONGESTED_BYTES (2u << 20)
+
 /* A write that took so long waited for the disk, so others are not tried for a while. */
 #define WAIT_US  8000u
 #define PAUSE_US 100000u
@@ -72,6 +76,16 @@ struct vd_task *vd_now_take(struct vd_flow *flow, size_t bytes)
         flow->wakes |= VD_WAKE_ALL;
     vd_mutex_unlock(&flow->lock);
     return task;
+}
+
+bool vd_now_is_congested(struct vd_flow *flow)
+{
+    vd_mutex_lock(&flow->lock);
+    bool answer = flow->is_blocked && !flow->is_stuck && flow->queued_bytes >= CONGESTED_BYTES;
+    if (answer)
+        flow->wakes |= VD_WAKE_ALL;
+    vd_mutex_unlock(&flow->lock);
+    return answer;
 }
 
 uint8_t *vd_now_room(struct vd_flow *flow, size_t bytes)

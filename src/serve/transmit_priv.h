@@ -82,14 +82,17 @@ struct vd_flow {
     struct vdisk_request_stats reads; /* done by this thread, and not counted yet */
     struct vdisk_request_stats writes;
     uint64_t writes_wait_us; /* until then writes may wait for the disk, as one did */
+    bool is_congested;       /* nothing is read ahead, as the client takes no replies */
     bool is_disconnected;    /* the client said that it leaves */
 
     struct vd_mutex lock;
     struct vd_memory memory; /* under lock, as all that follows */
     struct vd_task *first;   /* replies to be sent */
     struct vd_task *last;
-    bool is_sending;      /* somebody is, without the lock */
-    bool is_blocked;      /* the system takes no more for now */
+    uint64_t queued_bytes; /* of these replies */
+    bool is_stuck;         /* the client took none of them for a while */
+    bool is_sending;       /* somebody is, without the lock */
+    bool is_blocked;       /* the system takes no more for now */
     int send_error;       /* 0, or the negative errno with which sending failed: replies are lost */
     unsigned wakes;       /* of enum vd_flow_wake; cleared when it has been done */
     uint64_t progress_ms; /* when something was sent, or began to wait for that; with stall_ms */
@@ -121,6 +124,10 @@ void vd_now_send(struct vd_flow *flow);
 
 /* A task for this thread or a worker, or NULL: then somebody wakes us when there may be one. */
 struct vd_task *vd_now_take(struct vd_flow *flow, size_t bytes);
+
+/* Do so many bytes wait for the client that no more should be read for it?  Then somebody wakes us
+ * when that may have changed. */
+bool vd_now_is_congested(struct vd_flow *flow);
 
 /* Room for @bytes among the gathered replies: NULL: no memory now.  What is put there counts with
  * gathered_bytes. */

@@ -26,6 +26,7 @@ static void forget(struct vd_flow *flow) VD_REQUIRES(flow->lock)
         flow->first = task->next;
         vd_memory_give(flow, task);
     }
+    flow->queued_bytes = 0;
     vd_send_wake(flow, VD_WAKE_ALL);
 }
 
@@ -44,6 +45,8 @@ void vd_send_push(struct vd_flow *flow, struct vd_task *task)
             flow->progress_ms = vd_now_ms();
     }
     flow->last = task;
+    for (unsigned i = 0; i < task->iov_entries; i++)
+        flow->queued_bytes += task->iov[i].iov_len;
 }
 
 /* The start of the queue as one list of buffers. */
@@ -63,6 +66,8 @@ static unsigned list_queue(const struct vd_flow *flow, struct iovec iov[SEND_ENT
 /* @bytes of the start of the queue have been sent. */
 static void advance(struct vd_flow *flow, size_t bytes) VD_REQUIRES(flow->lock)
 {
+    flow->queued_bytes -= bytes;
+    flow->is_stuck = false;
     while (bytes) {
         struct vd_task *task = flow->first;
         struct iovec *at = task->iov;

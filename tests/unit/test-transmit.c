@@ -506,6 +506,32 @@ static void a_client_that_never_reads(void **state)
     serving_stop(&serving);
 }
 
+/* It takes its replies only when it has sent all it wants: more than is read ahead for others. */
+static void a_client_that_sends_first_and_reads_later(void **state)
+{
+    (void)state;
+    enum {
+        READS = 60
+    };
+    struct serving serving;
+    struct client client;
+    struct answer answer;
+    serving_start(&serving, "raw", DISK);
+    client_start(&client, &serving, CLIENT_SIMPLE);
+    const struct ask read = {.command = NBD_CMD_READ, .length = 128 * KIB};
+    const struct ask write = {
+        .command = NBD_CMD_WRITE, .offset = MIB, .length = 4 * MIB, .payload = model};
+    for (unsigned i = 0; i < READS; i++)
+        client_send(&client, i, &read);
+    client_send(&client, READS, &write);
+    for (unsigned i = 0; i < READS; i++)
+        client_receive(&client, i, &read, bytes, &answer);
+    client_receive(&client, READS, &write, NULL, &answer);
+    assert_int_equal(answer.error, 0);
+    client_disconnect(&client);
+    serving_stop(&serving);
+}
+
 static void a_client_that_stalls_or_idles_is_dropped(void **state)
 {
     (void)state;
@@ -719,6 +745,7 @@ int main(void)
         cmocka_unit_test(what_is_no_request_ends_it),
         cmocka_unit_test(a_client_that_vanishes),
         cmocka_unit_test(a_client_that_never_reads),
+        cmocka_unit_test(a_client_that_sends_first_and_reads_later),
         cmocka_unit_test(a_client_that_stalls_or_idles_is_dropped),
         cmocka_unit_test(errors_of_disks_are_answers),
         cmocka_unit_test(what_goes_is_refused),
