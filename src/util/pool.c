@@ -2,11 +2,11 @@
 /*
  * Threads that do what they are given.
  *
- * P1  What is submitted is begun in the order in which it came.
- * P2  There is a thread that waits, or as many threads as there may be, or the system gave none.
- * P3  One thread is woken at a time; it wakes the next one if it finds more than it takes, so that
+ * U1  What is submitted is begun in the order in which it came.
+ * U2  There is a thread that waits, or as many threads as there may be, or the system gave none.
+ * U3  One thread is woken at a time; it wakes the next one if it finds more than it takes, so that
  *     little work does not wake many.
- * P4  Threads take no signals: those are for the program that the library is in.
+ * U4  Threads take no signals: those are for the program that the library is in.
  */
 #include "util/pool.h"
 
@@ -32,7 +32,7 @@ struct vd_pool {
     pthread_t threads[]; /* threads_max */
 };
 
-/* P3: is somebody to be told of what is in the queue? */
+/* U3: is somebody to be told of what is in the queue? */
 static bool must_wake(struct vd_pool *pool) VD_REQUIRES(pool->lock)
 {
     if (!pool->first || pool->is_waking || !pool->waiting)
@@ -74,7 +74,7 @@ static void *pool_main(void *opaque)
     return NULL;
 }
 
-/* P4.  Returns 0 or a positive errno. */
+/* U4.  Returns 0 or a positive errno. */
 static int start_thread(struct vd_pool *pool) VD_REQUIRES(pool->lock)
 {
     sigset_t all;
@@ -120,7 +120,7 @@ void vd_pool_submit(struct vd_pool *pool, struct vd_work *work)
     pool->last = work;
     pool->queued++;
     bool is_awaited = must_wake(pool);
-    /* P2: those that wait count for what is in the queue. */
+    /* U2: those that wait count for what is in the queue. */
     if (pool->queued > pool->waiting && pool->started < pool->threads_max)
         (void)start_thread(pool);
     vd_mutex_unlock(&pool->lock);

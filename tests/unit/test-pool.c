@@ -96,7 +96,7 @@ static void test_all_once(void **state)
         for (unsigned i = 0; i < JOBS; i++)
             assert_int_equal(atomic_load(&jobs[i].runs), 1);
         for (unsigned i = 0; i < JOBS && threads[t] == 1; i++)
-            assert_int_equal(log.order[i], i); /* P1 */
+            assert_int_equal(log.order[i], i); /* U1 */
         log_destroy(&log);
     }
 }
