@@ -96,7 +96,7 @@ typedef int (*vdisk_progress_fn)(void *opaque, const struct vdisk_progress *prog
 /* Opening and creating                                                                       */
 /* ------------------------------------------------------------------------------------------ */
 
-/** The longest length of one read, write, zero or discard request: 2 GiB less one page. */
+/** The longest length of one read or write: 2 GiB less one page. */
 #define VDISK_REQUEST_BYTES_MAX 0x7ffff000u
 
 /** Flags of vdisk_image_open(). */
