@@ -102,7 +102,7 @@ check 'and reads as it should' vdisk io -c 'read -q -P 5 0 1M' -c 'read -q -P 0 
     -c 'read -q -P 5 5M 3M' p
 
 # The disk ends within a compressed cluster, where a subcluster ends.
-yes compressible | head -c $((2 * 65536 + 4096)) >end.raw
+head -c $((2 * 65536 + 4096)) < <(yes compressible) >end.raw
 for words in extended_l2=off extended_l2=on; do
     vdisk convert -c -f raw -O qcow2 -o "$words" end.raw end
     want 0 "it grows: $words" vdisk resize -q end 1M
