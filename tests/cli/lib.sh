@@ -31,7 +31,7 @@ vdisk() {
 }
 
 report() {
-    local status=$1 name=$2 file
+    local status=$1 name=${2//$'\n'/ } file
     tests=$((tests + 1))
     if [ "$status" -eq 0 ]; then
         echo "ok $tests - $name"
