@@ -94,12 +94,14 @@ check 'several sources, judged' cmp ours peers
 # --- locks that QEMU takes
 qemu-img create -q -f raw busy 1M
 mkfifo hold
-qemu-io -f raw busy < hold > /dev/null 2>&1 &
+qemu-io -f raw busy < hold > held 2>&1 &
 holder=$!
 exec 8> hold
-for _ in $(seq 100); do
-    ! vdisk compare -q -f raw -F raw busy busy 2> /dev/null || { sleep 0.1; continue; }
-    break
+# It answers when it has the locks; who tried them meanwhile could be the one who keeps it out.
+echo length >&8
+for _ in $(seq 300); do
+    ! grep -q MiB held || break
+    sleep 0.1
 done
 want 2 'compare an image that QEMU writes to' vdisk compare -f raw -F raw busy a
 err_has 'lock'
