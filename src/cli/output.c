@@ -10,6 +10,7 @@
 #include "cli/cli.h"
 #include "util/mem.h"
 #include "util/url.h"
+#include "util/utf8.h"
 
 /* jansson refuses NULL everywhere, so a failure just spreads to has_failed. */
 
@@ -81,27 +82,6 @@ void vd_json_put_real(struct vd_json *json, json_t *object, const char *key, dou
     put(json, object, key, json_real(value));
 }
 
-/* The length of the UTF-8 character at @text, 0: it is none. */
-static size_t utf8_length(const char *text)
-{
-    unsigned char lead = (unsigned char)*text;
-    size_t length = 0;
-    if (lead < 0x80)
-        length = 1;
-    else if (lead >= 0xc2 && lead < 0xe0)
-        length = 2;
-    else if (lead >= 0xe0 && lead < 0xf0)
-        length = 3;
-    else if (lead >= 0xf0 && lead < 0xf5)
-        length = 4;
-    if (strnlen(text, length) < length)
-        return 0;
-    /* jansson knows the finer rules: surrogates, overlong forms. */
-    json_t *probe = json_stringn(text, length);
-    json_decref(probe);
-    return probe ? length : 0;
-}
-
 /* @text with U+FFFD in place of each byte that is not UTF-8. */
 static json_t *mended_string(const char *text)
 {
@@ -111,7 +91,7 @@ static json_t *mended_string(const char *text)
         return NULL;
     size_t used = 0;
     while (*text) {
-        size_t length = utf8_length(text);
+        size_t length = vd_utf8_length(text, strlen(text));
         memcpy(mended + used, length ? text : mark, length ? length : sizeof(mark) - 1);
         used += length ? length : sizeof(mark) - 1;
         text += length ? length : 1;

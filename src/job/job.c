@@ -5,6 +5,7 @@
 #include <assert.h>
 #include <time.h>
 
+#include "util/clock.h"
 #include "util/range.h"
 #include "util/workers.h"
 
@@ -12,13 +13,6 @@
 #define REPORT_INTERVAL_NS (NS_PER_SECOND / 10)
 #define SLEEP_MAX_NS       (NS_PER_SECOND / 20) /* so that a stop is noticed soon */
 #define WORKERS_DEFAULT    8u
-
-static uint64_t now_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * NS_PER_SECOND + (uint64_t)now.tv_nsec;
-}
 
 void vd_job_init(struct vd_job *job, vdisk_progress_fn progress, void *opaque, uint64_t rate_bytes)
 {
@@ -56,7 +50,7 @@ static bool report_locked(struct vd_job *job) VD_REQUIRES(job->lock)
     told->done_blocks =
         vd_min(vd_max(told->done_blocks, atomic_load(&job->done_blocks)), told->total_blocks);
     told->moved_bytes = vd_max(told->moved_bytes, atomic_load(&job->moved_bytes));
-    atomic_store(&job->next_report_ns, now_ns() + REPORT_INTERVAL_NS);
+    atomic_store(&job->next_report_ns, vd_clock_ns() + REPORT_INTERVAL_NS);
     if (job->progress(job->opaque, told) == 0)
         return true;
     job->canceled = true;
@@ -101,7 +95,7 @@ int vd_job_advance(struct vd_job *job, struct vd_job_step step, struct vdisk_err
         return 0;
 
     /* One worker wins the right to report; the others do not wait for the caller's function. */
-    uint64_t now = now_ns();
+    uint64_t now = vd_clock_ns();
     uint64_t due = atomic_load(&job->next_report_ns);
     if (now < due ||
         !atomic_compare_exchange_strong(&job->next_report_ns, &due, now + REPORT_INTERVAL_NS))
@@ -159,13 +153,13 @@ int vd_job_throttle(struct vd_job *job, uint64_t bytes, struct vdisk_error *err)
 {
     if (!job->rate_bytes)
         return 0;
-    uint64_t now = now_ns();
+    uint64_t now = vd_clock_ns();
     vd_mutex_lock(&job->lock);
     uint64_t wait_until = job->rate_free_ns;
     job->rate_free_ns = vd_max(job->rate_free_ns, now) + bytes_to_ns(bytes, job->rate_bytes);
     vd_mutex_unlock(&job->lock);
 
-    for (; now < wait_until; now = now_ns()) {
+    for (; now < wait_until; now = vd_clock_ns()) {
         uint64_t nap = vd_min(wait_until - now, SLEEP_MAX_NS);
         struct timespec time = {.tv_nsec = (long)nap};
         nanosleep(&time, NULL);

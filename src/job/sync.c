@@ -15,6 +15,7 @@
 #include "job/sync_sums.h"
 #include "job/sync_transfer.h"
 #include "storage/new_file.h"
+#include "util/clock.h"
 
 #define ATTEMPTS_MAX         10u
 #define WORKERS_DEFAULT      4u
@@ -85,17 +86,10 @@ static uint32_t run_blocks(const struct vdisk_sync_options *options)
 
 /* ---- the source ---- */
 
-static uint64_t now_ms(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
-}
-
 /* Opens the source; as long as it is busy, waits for as long as the caller wants to. */
 static int open_source(struct sync *sync, struct vd_job *job, struct vdisk_error *err)
 {
-    uint64_t start = now_ms();
+    uint64_t start = vd_clock_ms();
     bool has_waited = false;
     for (;;) {
         struct vdisk_error inner = {0};
@@ -103,7 +97,7 @@ static int open_source(struct sync *sync, struct vd_job *job, struct vdisk_error
         int ret = vd_source_open(&sync->source, &can_wait, &inner);
         if (ret == 0)
             return 0;
-        if (ret != -EBUSY || !can_wait || now_ms() - start >= sync->options->wait_ms)
+        if (ret != -EBUSY || !can_wait || vd_clock_ms() - start >= sync->options->wait_ms)
             return vd_err_copy(err, &inner);
 
         ret = has_waited ? vd_job_advance(job, (struct vd_job_step){0}, err)

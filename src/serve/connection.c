@@ -245,9 +245,9 @@ static void deliver(const struct vd_connection *connection, const struct vd_expo
         !(atomic_load(&connection->server->is_stopping) || atomic_load(&export->is_removed)))
         return;
     int fd = connection->stream.fd;
-    uint64_t deadline = vd_now_ms() + DELIVERY_MS;
+    uint64_t deadline = vd_clock_ms() + DELIVERY_MS;
     int left = 0;
-    while (!atomic_load(&connection->is_cut) && vd_now_ms() < deadline &&
+    while (!atomic_load(&connection->is_cut) && vd_clock_ms() < deadline &&
            ioctl(fd, SIOCOUTQ, &left) == 0 && left > 0) {
         struct pollfd at = {.fd = fd}; /* tells of one that has gone, or was cut */
         if (poll(&at, 1, DELIVERY_LOOK_MS) > 0)
@@ -350,7 +350,7 @@ int vd_connection_start(struct vdisk_server *server, int fd, struct vdisk_error 
     if (!connection)
         return vd_err_nomem(err, "a connection");
     connection->server = server;
-    connection->since_ms = vd_now_ms();
+    connection->since_ms = vd_clock_ms();
     find_peer(connection, fd);
     vd_stream_init(&connection->stream, fd);
     find_out_the_dead(fd);

@@ -6,9 +6,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "nbdproto/nbdproto.h"
+#include "util/clock.h"
 #include "util/mem.h"
 
 #define BITMAP_PREFIX "qemu:dirty-bitmap:"
@@ -154,23 +154,16 @@ static int look_once(const struct vd_context *context, struct vdisk_image *image
     return ret;
 }
 
-static uint64_t now_ms(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
-}
-
 int vd_context_look(const struct vd_context *context, struct vdisk_image *image,
                     struct vd_range range, struct vd_context_extent *extents, size_t *entries,
                     struct vdisk_error *err)
 {
     assert(range.length && *entries);
-    uint64_t end_ms = now_ms() + LOOK_MS;
+    uint64_t end_ms = vd_clock_ms() + LOOK_MS;
     size_t count = 0;
     for (unsigned looks = 0; looks < LOOKS_MAX && range.length; looks++) {
         struct vd_context_extent said;
-        if (looks && now_ms() >= end_ms)
+        if (looks && vd_clock_ms() >= end_ms)
             break;
         int ret = look_once(context, image, range, &said, looks ? NULL : err);
         if (ret < 0 && looks)

@@ -186,7 +186,7 @@ static bool is_full(const struct vd_export *export)
 static struct vd_export *wait_for_place(struct vd_exports *exports, const char *name, size_t length)
     VD_REQUIRES(exports->lock)
 {
-    uint64_t deadline = vd_now_ms() + LEAVING_MS;
+    uint64_t deadline = vd_clock_ms() + LEAVING_MS;
     bool is_late = false;
     struct vd_export *export;
     while ((export = find_for_client(exports, name, length)) && is_full(export) && !is_late)

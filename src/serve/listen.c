@@ -41,7 +41,7 @@ struct vd_listener {
 /* Somebody who came was not served. */
 static void report_refusal(struct vd_listener *listener, const struct vdisk_error *err)
 {
-    uint64_t now = vd_now_ms();
+    uint64_t now = vd_clock_ms();
     if (listener->reported_ms && now - listener->reported_ms < REPORT_MS) {
         listener->unreported++;
         return;

@@ -4,7 +4,6 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "serve/transmit_priv.h"
 
@@ -17,13 +16,6 @@
 /* Extents of one context, and bytes for all that is said about a range. */
 #define EXTENTS_MAX  4096u
 #define STATUS_BYTES (UINT64_C(1) << 20)
-
-uint64_t vd_now_us(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000;
-}
 
 /* Extents that fit for each context, and the one list that they are made in. */
 static size_t extents_of(const struct vd_session *session, const struct vd_request *request)
@@ -337,7 +329,7 @@ void vd_run_task(struct vd_work *work)
     if (ret < 0)
         answer_error(task, ret, &err);
     vd_counters_add(&flow->session->export->counters, vd_request_kind(&task->request),
-                    task->request.range.length, vd_now_us() - task->since_us, ret < 0);
+                    task->request.range.length, vd_clock_us() - task->since_us, ret < 0);
 
     vd_mutex_lock(&flow->lock);
     vd_send_push(flow, task);

@@ -161,7 +161,7 @@ int vdisk_server_remove_export(struct vdisk_server *server, const char *name,
     if (ret < 0)
         return ret;
     struct vdisk_image *image = export->image;
-    vd_connections_end(server, export, vd_now_ms() + GRACE_MS_DEFAULT);
+    vd_connections_end(server, export, vd_clock_ms() + GRACE_MS_DEFAULT);
     vd_exports_drop(&server->exports, export);
     return vdisk_image_flush(image, err);
 }
@@ -262,7 +262,7 @@ static bool begin_to_stop(struct vdisk_server *server, struct vd_listener **list
 
 int vdisk_server_stop(struct vdisk_server *server, uint32_t grace_ms, struct vdisk_error *err)
 {
-    uint64_t deadline = vd_now_ms() + (grace_ms ? grace_ms : GRACE_MS_DEFAULT);
+    uint64_t deadline = vd_clock_ms() + (grace_ms ? grace_ms : GRACE_MS_DEFAULT);
     struct vd_listener *listener = NULL;
     struct vd_status *status = NULL;
     if (begin_to_stop(server, &listener, &status)) {

@@ -19,7 +19,7 @@ struct vd_connection {
     struct vd_export *export;     /* under server->lock; NULL during the negotiation */
     char peer[VD_TLS_PEER_BYTES]; /* under server->lock: "unix", "192.0.2.1:4711", a name */
     uint8_t address[16];          /* IPv6, or IPv4 mapped into it; zeros for other families */
-    uint64_t since_ms;            /* vd_now_ms() */
+    uint64_t since_ms;            /* vd_clock_ms() */
     pthread_t thread;             /* under server->lock: joined by the next one that ends */
     atomic_bool is_cut;           /* nobody waits for it any longer */
     struct vd_connection *next;   /* under server->lock */

@@ -82,7 +82,7 @@ static void on_connection(void *opaque, struct MHD_Connection *connection, void 
     int fd = fd_of(connection);
     if (code == MHD_CONNECTION_NOTIFY_STARTED) {
         assert(status->client_entries < CLIENTS_MAX); /* accept_clients() sees to it */
-        status->clients[status->client_entries++] = (struct client){fd, vd_now_ms()};
+        status->clients[status->client_entries++] = (struct client){fd, vd_clock_ms()};
         return;
     }
     struct client *client = find_client(status, fd);
@@ -97,13 +97,13 @@ static void on_completed(void *opaque, struct MHD_Connection *connection, void *
     (void)code;
     struct client *client = find_client(opaque, fd_of(connection));
     if (client)
-        client->since_ms = vd_now_ms();
+        client->since_ms = vd_clock_ms();
 }
 
 /* Those that send a request, or take its answer, a byte at a time. */
 static void cut_dawdlers(struct vd_status *status)
 {
-    uint64_t now = vd_now_ms();
+    uint64_t now = vd_clock_ms();
     for (unsigned i = 0; i < status->client_entries; i++)
         if (now - status->clients[i].since_ms > REQUEST_MS)
             shutdown(status->clients[i].fd, SHUT_RDWR);
@@ -139,7 +139,7 @@ static void *status_main(void *opaque)
 {
     struct vd_status *status = opaque;
     bool has_shortage = false;
-    uint64_t looked_ms = vd_now_ms();
+    uint64_t looked_ms = vd_clock_ms();
     for (;;) {
         bool is_full = status->client_entries == CLIENTS_MAX;
         struct pollfd fds[] = {
@@ -153,8 +153,8 @@ static void *status_main(void *opaque)
             break;
         has_shortage = fds[2].revents && !accept_clients(status);
         MHD_run(status->daemon);
-        if (vd_now_ms() - looked_ms >= LOOK_MS) {
-            looked_ms = vd_now_ms();
+        if (vd_clock_ms() - looked_ms >= LOOK_MS) {
+            looked_ms = vd_clock_ms();
             cut_dawdlers(status);
         }
     }
@@ -236,7 +236,7 @@ int vd_status_create(struct vdisk_server *server, int fd, struct vd_status **sta
     if (!made)
         return vd_err_nomem(err, "the status page");
     made->site.server = server;
-    made->site.since_ms = vd_now_ms();
+    made->site.since_ms = vd_clock_ms();
     made->listen_fd = fd;
     made->stop_fd = -1;
     int ret = start(made, err);

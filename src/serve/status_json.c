@@ -169,7 +169,7 @@ static struct peer *copy_peers(struct vdisk_server *server, size_t *entries, boo
 static json_t *clients_array(struct vdisk_server *server, bool *is_bad)
 {
     size_t entries;
-    uint64_t now = vd_now_ms();
+    uint64_t now = vd_clock_ms();
     json_t *list = json_array();
     struct peer *peers = copy_peers(server, &entries, is_bad);
     *is_bad |= !peers;
@@ -208,7 +208,7 @@ static json_t *server_object(struct vdisk_server *server, uint64_t since_ms, boo
     unsigned connections_now = server->connection_entries;
     vd_mutex_unlock(&server->lock);
     put(object, "version", json_string(VD_VERSION), is_bad);
-    put_number(object, "uptime-ms", vd_now_ms() - since_ms, is_bad);
+    put_number(object, "uptime-ms", vd_clock_ms() - since_ms, is_bad);
     put(object, "tls", json_boolean(server->tls != NULL), is_bad);
     put_number(object, "workers-limit", server->options.workers, is_bad);
     put_number(object, "connections-limit", server->options.connections, is_bad);

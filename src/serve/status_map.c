@@ -192,7 +192,7 @@ static void walk(struct map *map, const struct vd_context *context, struct vdisk
         map->position = 0;
         map->trouble[0] = '\0';
     }
-    while (map->position < map->size && vd_now_ms() < deadline) {
+    while (map->position < map->size && vd_clock_ms() < deadline) {
         struct vd_context_extent extents[EXTENTS_AT_ONCE];
         size_t entries = EXTENTS_AT_ONCE;
         struct vdisk_error err = {0};
@@ -274,11 +274,11 @@ static bool find_wanted(struct vd_status_maps *maps, const struct vd_export *exp
 static void walk_all(struct vd_status_maps *maps, const struct vd_export *export,
                      const struct want *wants, size_t count)
 {
-    uint64_t end = vd_now_ms() + REQUEST_MS;
+    uint64_t end = vd_clock_ms() + REQUEST_MS;
     maps->turn++;
     for (size_t i = 0; i < count; i++) {
         const struct want *want = &wants[(maps->turn + i) % count];
-        walk(want->map, want->context, export->image, vd_min(end, vd_now_ms() + WALK_MS));
+        walk(want->map, want->context, export->image, vd_min(end, vd_clock_ms() + WALK_MS));
     }
 }
 

@@ -173,7 +173,7 @@ static void print_exports(FILE *out, struct vdisk_server *server)
 static void print_server(FILE *out, struct vdisk_server *server, uint64_t since_ms)
 {
     struct vdisk_server_stats stats = {.struct_bytes = sizeof(stats)};
-    uint64_t up_ms = vd_now_ms() - since_ms;
+    uint64_t up_ms = vd_clock_ms() - since_ms;
     if (vdisk_server_stats(server, NULL, &stats, NULL) < 0)
         return;
     vd_mutex_lock(&server->lock);

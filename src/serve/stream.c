@@ -9,17 +9,9 @@
 #include <poll.h>
 #include <stdbool.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "util/iov.h"
-
-uint64_t vd_now_ms(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
-}
 
 /* Waits until @fd is ready: 0, or -ETIMEDOUT. */
 static int wait_for(int fd, short events, uint64_t deadline)
@@ -27,7 +19,7 @@ static int wait_for(int fd, short events, uint64_t deadline)
     for (;;) {
         int timeout_ms = -1;
         if (deadline != VD_NEVER) {
-            uint64_t now = vd_now_ms();
+            uint64_t now = vd_clock_ms();
             uint64_t left_ms = deadline > now ? deadline - now : 0;
             timeout_ms = left_ms > INT_MAX ? INT_MAX : (int)left_ms;
         }
@@ -193,6 +185,15 @@ ssize_t vd_stream_send(struct vd_stream *stream, const struct iovec *iov, int io
     return sent;
 }
 
+/* @moved bytes have gone, or -EAGAIN, and @left are left: 0 to try again, or -ETIMEDOUT. */
+static int go_on(int fd, short events, ssize_t moved, size_t left, uint64_t deadline)
+{
+    if (moved < 0)
+        return wait_for(fd, events, deadline);
+    /* One byte now and then must not make it last. */
+    return left > 0 && deadline != VD_NEVER && vd_clock_ms() >= deadline ? -ETIMEDOUT : 0;
+}
+
 int vd_stream_receive_all(struct vd_stream *stream, void *buf, size_t length, uint64_t deadline)
 {
     uint8_t *at = buf;
@@ -205,12 +206,8 @@ int vd_stream_receive_all(struct vd_stream *stream, void *buf, size_t length, ui
         if (got > 0) {
             at += got;
             length -= (size_t)got;
-            /* One byte now and then must not make it last. */
-            if (length > 0 && deadline != VD_NEVER && vd_now_ms() >= deadline)
-                return -ETIMEDOUT;
-            continue;
         }
-        int ret = wait_for(stream->fd, POLLIN, deadline);
+        int ret = go_on(stream->fd, POLLIN, got, length, deadline);
         if (ret < 0)
             return ret;
     }
@@ -228,11 +225,8 @@ int vd_stream_send_all(struct vd_stream *stream, const void *buf, size_t length,
         if (sent > 0) {
             at += sent;
             length -= (size_t)sent;
-            if (length > 0 && deadline != VD_NEVER && vd_now_ms() >= deadline)
-                return -ETIMEDOUT;
-            continue;
         }
-        int ret = wait_for(stream->fd, POLLOUT, deadline);
+        int ret = go_on(stream->fd, POLLOUT, sent, length, deadline);
         if (ret < 0)
             return ret;
     }

@@ -11,6 +11,7 @@
 #include <stdatomic.h>
 #include <sys/uio.h>
 
+#include "util/clock.h"
 #include "util/err.h"
 
 struct vd_stream;
@@ -34,9 +35,8 @@ struct vd_stream {
     atomic_ullong sent_bytes;
 };
 
-/* A deadline: milliseconds of CLOCK_MONOTONIC; VD_NEVER for none. */
+/* A deadline: of vd_clock_ms(); VD_NEVER for none. */
 #define VD_NEVER UINT64_MAX
-uint64_t vd_now_ms(void);
 
 /* A plain stream; @fd is its from now on. */
 void vd_stream_init(struct vd_stream *stream, int fd);

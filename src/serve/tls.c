@@ -396,7 +396,7 @@ static int start(struct tls_stream *state, struct vd_stream *stream, struct vdis
 static int wait_until(const struct tls_stream *state, const struct vd_stream *stream,
                       uint64_t deadline)
 {
-    uint64_t now = vd_now_ms();
+    uint64_t now = vd_clock_ms();
     if (now >= deadline)
         return -ETIMEDOUT;
     short events = gnutls_record_get_direction(state->session) ? POLLOUT : POLLIN;

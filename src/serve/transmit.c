@@ -49,7 +49,7 @@ static int refuse(struct vd_flow *flow)
            request->range.length, request->range.offset, flow->why);
     if (request->command <= NBD_CMD_BLOCK_STATUS)
         vd_counters_add(&flow->session->export->counters, vd_request_kind(request), 0,
-                        vd_now_us() - flow->received_us, true);
+                        vd_clock_us() - flow->received_us, true);
     flow->has_request = false;
     return 0;
 }
@@ -205,7 +205,7 @@ static int receive(struct vd_flow *flow, bool is_waiting)
     ssize_t got = vd_stream_receive(flow->session->stream, to, room, is_waiting);
     if (got <= 0)
         return (int)got;
-    flow->received_us = vd_now_us();
+    flow->received_us = vd_clock_us();
     if (flow->filling)
         flow->filled_bytes += (size_t)got;
     else
@@ -220,7 +220,7 @@ static int time_left(uint64_t since_ms, uint32_t limit_ms)
 {
     if (!limit_ms)
         return -1;
-    uint64_t passed_ms = vd_now_ms() - since_ms;
+    uint64_t passed_ms = vd_clock_ms() - since_ms;
     return passed_ms >= limit_ms ? 0 : (int)vd_min(limit_ms - passed_ms, INT_MAX);
 }
 

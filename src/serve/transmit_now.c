@@ -114,7 +114,7 @@ static bool try_read(struct vd_flow *flow)
         0)
         return false;
     flow->gathered_bytes += head + length;
-    vd_stats_add(&flow->reads, length, vd_now_us() - flow->received_us);
+    vd_stats_add(&flow->reads, length, vd_clock_us() - flow->received_us);
     return true;
 }
 
@@ -137,12 +137,12 @@ static bool try_write(struct vd_flow *flow, const uint8_t *payload)
     uint8_t *to = may_write(flow, request) ? vd_now_room(flow, VD_REPLY_HEAD_BYTES) : NULL;
     if (!to || length == 0)
         return false;
-    uint64_t since_us = vd_now_us();
+    uint64_t since_us = vd_clock_us();
     if (vd_image_try_pwrite(flow->session->export->image, payload, length, request->range.offset) <
         0)
         return false;
     flow->gathered_bytes += vd_reply_done(flow->session, request, to);
-    uint64_t now_us = vd_now_us();
+    uint64_t now_us = vd_clock_us();
     look_at_wait(flow, since_us, now_us);
     vd_stats_add(&flow->writes, length, now_us - flow->received_us);
     return true;
@@ -161,10 +161,10 @@ bool vd_now_try_task(struct vd_flow *flow, struct vd_task *task)
     bool is_read = request->command == NBD_CMD_READ;
     if (!is_read && !may_write(flow, request))
         return false;
-    uint64_t since_us = vd_now_us();
+    uint64_t since_us = vd_clock_us();
     if (!vd_run_try(task))
         return false;
-    uint64_t now_us = vd_now_us();
+    uint64_t now_us = vd_clock_us();
     if (!is_read)
         look_at_wait(flow, since_us, now_us);
     vd_stats_add(is_read ? &flow->reads : &flow->writes, request->range.length,

@@ -144,8 +144,6 @@ bool vd_now_try_task(struct vd_flow *flow, struct vd_task *task);
 
 /* ---- run.c ---- */
 
-uint64_t vd_now_us(void);
-
 /* The bytes of the buffer that @request takes, payload included. */
 size_t vd_run_buffer_bytes(const struct vd_session *session, const struct vd_request *request);
 

@@ -42,7 +42,7 @@ void vd_send_push(struct vd_flow *flow, struct vd_task *task)
     } else {
         flow->first = task;
         if (flow->transmit->stall_ms)
-            flow->progress_ms = vd_now_ms();
+            flow->progress_ms = vd_clock_ms();
     }
     flow->last = task;
     for (unsigned i = 0; i < task->iov_entries; i++)
@@ -107,7 +107,7 @@ void vd_send_queue(struct vd_flow *flow)
             break;
         }
         if (flow->transmit->stall_ms)
-            flow->progress_ms = vd_now_ms();
+            flow->progress_ms = vd_clock_ms();
         advance(flow, (size_t)sent);
     }
     if (flow->send_error)

@@ -7,26 +7,19 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "storage/http_priv.h"
+#include "util/clock.h"
 
 #define RECEIVE_BYTES   (128l * 1024)
 #define SKIP_BYTES_MAX  65536u /* a longer body that nobody wants costs the connection instead */
 #define POLL_MS_MAX     1000u
 #define USER_AGENT_TEXT "vdisk/" VD_VERSION
 
-static uint64_t clock_ms(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
-}
-
 static size_t on_header(char *line, size_t size, size_t count, void *opaque)
 {
     struct vd_http_conn *conn = opaque;
-    conn->moved_ms = clock_ms();
+    conn->moved_ms = vd_clock_ms();
     if (conn->has_begun) /* trailers change nothing of what was decided */
         return size * count;
     if (vd_http_head_line(&conn->head, line, size * count))
@@ -59,7 +52,7 @@ static size_t on_body(char *data, size_t size, size_t count, void *opaque)
 {
     struct vd_http_conn *conn = opaque;
     size_t length = size * count;
-    conn->moved_ms = clock_ms();
+    conn->moved_ms = vd_clock_ms();
     if (!conn->has_begun)
         begin(conn);
     if (conn->is_skipping) {
@@ -90,7 +83,7 @@ static int on_connected(void *opaque, char *remote, char *local, int remote_port
     (void)local;
     (void)remote_port;
     (void)local_port;
-    conn->moved_ms = clock_ms();
+    conn->moved_ms = vd_clock_ms();
     return CURL_PREREQFUNC_OK;
 }
 
@@ -199,7 +192,7 @@ static int start(struct vd_http_conn *conn, struct vd_http_request *request,
 /* For how long may nothing move?  0: for too long already. */
 static uint32_t patience_ms(const struct vd_http_conn *conn)
 {
-    uint64_t waited = clock_ms() - conn->moved_ms;
+    uint64_t waited = vd_clock_ms() - conn->moved_ms;
     uint32_t limit = conn->http->settings.network.timeout_ms;
     return waited >= limit ? 0 : limit - (uint32_t)waited;
 }
@@ -310,7 +303,7 @@ int vd_http_conn_run(struct vd_http_conn *conn, struct vd_http_request *request,
     request->may_retry = false;
     request->retry_after_ms = 0;
     conn->request = request;
-    conn->moved_ms = clock_ms();
+    conn->moved_ms = vd_clock_ms();
     CURLcode result = CURLE_OK;
     int ret = 0;
     if (conn->is_paused) {

@@ -2,13 +2,10 @@
 /* What an answer must look like, and when a request is worth another try. */
 #include <inttypes.h>
 #include <string.h>
-#include <time.h>
 
 #include "storage/http_priv.h"
 #include "util/iov.h"
 
-#define BACKOFF_MS_FIRST   100u
-#define BACKOFF_MS_MAX     5000u
 #define RETRY_AFTER_MS_MAX 10000u
 
 static bool is_passing(unsigned status)
@@ -114,15 +111,8 @@ int vd_http_check_same(const struct vd_http_file *file, const struct vd_http_hea
 
 static uint32_t backoff_ms(unsigned failures, const struct vd_http_request *request)
 {
-    uint32_t delay = BACKOFF_MS_FIRST;
-    while (--failures && delay < BACKOFF_MS_MAX)
-        delay *= 2;
-    delay = (uint32_t)vd_min(delay, BACKOFF_MS_MAX);
-    /* Jitter, so that many clients of a server in trouble do not come back all at once. */
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    delay = delay / 2 + (uint32_t)(now.tv_nsec / 1000) % (delay / 2 + 1);
-    return (uint32_t)vd_max(delay, vd_min(request->retry_after_ms, RETRY_AFTER_MS_MAX));
+    return (uint32_t)vd_max(vd_network_backoff_ms(failures),
+                            vd_min(request->retry_after_ms, RETRY_AFTER_MS_MAX));
 }
 
 static bool is_stopped(const struct vd_http_request *request)

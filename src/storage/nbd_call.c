@@ -12,10 +12,8 @@
 #include <unistd.h>
 
 #include "storage/nbd_priv.h"
+#include "util/clock.h"
 #include "util/mem.h"
-
-#define BACKOFF_MS_FIRST 100u
-#define BACKOFF_MS_MAX   5000u
 
 /* Who keeps sending, but answers nothing, is given up after so many time-outs; a flush may take as
  * long. */
@@ -164,7 +162,7 @@ static void lose_if_dead(struct vd_nbd_conn *conn, bool failed)
 static void ask(struct vd_nbd_conn *conn, struct vd_nbd_call *call)
 {
     if (!conn->calls)
-        conn->answered_ms = conn->moved_ms = vd_nbd_clock_ms();
+        conn->answered_ms = conn->moved_ms = vd_clock_ms();
     call->conn = conn;
     call->left = 0;
     call->is_timed_out = false;
@@ -198,7 +196,7 @@ static void move(struct vd_nbd_conn *conn, int events)
     int ret = 0;
     if (!events)
         return;
-    conn->moved_ms = vd_nbd_clock_ms();
+    conn->moved_ms = vd_clock_ms();
     if ((events & ~POLLOUT) && (direction & LIBNBD_AIO_DIRECTION_READ))
         ret = nbd_aio_notify_read(conn->handle);
     else if (direction & LIBNBD_AIO_DIRECTION_WRITE)
@@ -221,7 +219,7 @@ static void poll_once(struct vd_nbd_conn *conn) VD_REQUIRES(conn->lock)
 {
     struct pollfd fds[2] = {{.fd = nbd_aio_get_fd(conn->handle)},
                             {.fd = conn->wake_fd, .events = POLLIN}};
-    uint64_t now = vd_nbd_clock_ms();
+    uint64_t now = vd_clock_ms();
     uint64_t timeout = conn->nbd->settings.timeout_ms;
     uint64_t patience = patience_ms(conn);
     uint64_t waited = now - conn->moved_ms;
@@ -380,8 +378,7 @@ static unsigned count_wanted(const struct vd_nbd_call *call)
 
 static void back_off(unsigned tries)
 {
-    uint64_t delay_ms = tries < 10 ? (uint64_t)BACKOFF_MS_FIRST << tries : BACKOFF_MS_MAX;
-    delay_ms = vd_min(delay_ms, BACKOFF_MS_MAX);
+    uint32_t delay_ms = vd_network_backoff_ms(tries);
     struct timespec delay = {.tv_sec = (time_t)(delay_ms / 1000),
                              .tv_nsec = (long)(delay_ms % 1000) * 1000000};
     nanosleep(&delay, NULL);
@@ -411,7 +408,7 @@ int vd_nbd_run(struct vd_nbd *nbd, struct vd_nbd_call *call, struct vdisk_error 
             } else if (failure.code == ESTALE || tries == nbd->settings.retries) {
                 ret = vd_err_copy(err, &failure);
             } else {
-                back_off(tries++);
+                back_off(++tries);
                 continue;
             }
         } else if (ret < 0) {

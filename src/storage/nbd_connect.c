@@ -7,10 +7,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "storage/nbd_priv.h"
+#include "util/clock.h"
 #include "util/mem.h"
 
 #define TEXT_BYTES            512u
@@ -18,13 +18,6 @@
 #define MIN_BYTES_MAX         65536u /* the limit of the protocol */
 #define PAYLOAD_BYTES_DEFAULT (32u << 20)
 #define MORE_TIMEOUT_MS       3000u /* for connections that are only to make it faster */
-
-uint64_t vd_nbd_clock_ms(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
-}
 
 /* libnbd begins with the names of its functions. */
 static const char *skip_functions(const char *text)
@@ -98,9 +91,9 @@ static int new_handle(const struct vd_nbd *nbd, struct nbd_handle **handle, stru
 /* Polls until the server has said all; it may take so long, whatever it says meanwhile. */
 static int negotiate(struct nbd_handle *handle, uint32_t timeout_ms, struct vdisk_error *err)
 {
-    uint64_t begin = vd_nbd_clock_ms();
+    uint64_t begin = vd_clock_ms();
     while (nbd_aio_is_connecting(handle) > 0 || nbd_aio_is_negotiating(handle) > 0) {
-        uint64_t passed = vd_min(vd_nbd_clock_ms() - begin, timeout_ms);
+        uint64_t passed = vd_min(vd_clock_ms() - begin, timeout_ms);
         unsigned direction = nbd_aio_get_direction(handle);
         struct pollfd fd = {.fd = nbd_aio_get_fd(handle)};
         if (direction & LIBNBD_AIO_DIRECTION_READ)

@@ -178,8 +178,6 @@ struct vd_nbd {
 
 /* nbd_connect.c */
 
-uint64_t vd_nbd_clock_ms(void);
-
 /* Sets what libnbd says of its last failure in this thread. */
 int vd_nbd_library_error(int fallback_code, struct vdisk_error *err);
 

@@ -4,10 +4,15 @@
 
 #include <inttypes.h>
 
+#include "util/clock.h"
+#include "util/range.h"
+
 #define TIMEOUT_MS_DEFAULT  30000u
 #define RETRIES_DEFAULT     5u
 #define CONNECTIONS_DEFAULT 4u
 #define CONNECTIONS_MAX     64u
+#define BACKOFF_MS_FIRST    100u
+#define BACKOFF_MS_MAX      5000u
 
 int vd_network_settings(const struct vdisk_network_options *options,
                         struct vd_network_settings *settings, struct vdisk_error *err)
@@ -32,4 +37,13 @@ int vd_network_settings(const struct vdisk_network_options *options,
         settings->retries = 0;
     settings->connections = options->connections ? options->connections : CONNECTIONS_DEFAULT;
     return 0;
+}
+
+uint32_t vd_network_backoff_ms(unsigned failures)
+{
+    uint32_t delay_ms = BACKOFF_MS_FIRST;
+    while (--failures && delay_ms < BACKOFF_MS_MAX)
+        delay_ms *= 2;
+    delay_ms = (uint32_t)vd_min(delay_ms, BACKOFF_MS_MAX);
+    return delay_ms / 2 + (uint32_t)(vd_clock_us() % (delay_ms / 2 + 1));
 }

@@ -15,4 +15,8 @@ struct vd_network_settings {
 int vd_network_settings(const struct vdisk_network_options *options,
                         struct vd_network_settings *settings, struct vdisk_error *err);
 
+/* How long to wait after the @failures-th failure in a row, at least the first.  Not the same for
+ * everybody: the many clients of a server in trouble must not come back all at once. */
+uint32_t vd_network_backoff_ms(unsigned failures);
+
 #endif

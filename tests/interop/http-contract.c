@@ -5,60 +5,29 @@
  *   http-contract FOLDER URL...   each URL serves FOLDER, one way or another
  */
 #include <stdio.h>
-#include <stdlib.h>
 
-#include "contract/storage.h"
-#include "drivers/check.h"
+#include "contract/served.h"
 
-#define FACTORIES_MAX 8
+#define SERVED_MAX 8
 
-struct place {
-    struct vt_storage_factory factory;
-    char path[512]; /* of the file that is served */
-    char url[512];
-};
-
-static struct vd_storage *open_url(struct vt_storage_factory *factory, bool writable)
+static void remove_file(struct vt_storage_factory *factory)
 {
-    const struct place *place = factory->state;
-    struct vd_storage_options options = {.flags = writable ? VD_STORAGE_WRITE : 0};
-    struct vd_storage *storage = NULL;
-    VT_OK(vd_storage_open(place->url, &options, &storage, &vt_err));
-    return storage;
-}
-
-static struct vd_storage *make_url(struct vt_storage_factory *factory, const uint8_t *content,
-                                   size_t bytes)
-{
-    const struct place *place = factory->state;
-    FILE *file = fopen(place->path, "wb");
-    assert_non_null(file);
-    assert_int_equal(fwrite(content, 1, bytes, file), bytes);
-    assert_int_equal(fclose(file), 0);
-    return open_url(factory, false);
-}
-
-static void destroy_url(struct vt_storage_factory *factory)
-{
-    const struct place *place = factory->state;
-    remove(place->path);
+    const struct vt_served *served = factory->state;
+    remove(served->path);
 }
 
 int main(int argc, char **argv)
 {
-    static struct place places[FACTORIES_MAX];
-    struct vt_storage_factory *list[FACTORIES_MAX];
+    static struct vt_served all[SERVED_MAX];
+    struct vt_storage_factory *list[SERVED_MAX];
     size_t count = 0;
-    for (int i = 2; i < argc && count < FACTORIES_MAX; i++) {
-        struct place *place = &places[count];
-        snprintf(place->path, sizeof(place->path), "%s/contract-%zu", argv[1], count);
-        snprintf(place->url, sizeof(place->url), "%s/contract-%zu", argv[i], count);
-        place->factory = (struct vt_storage_factory){.name = argv[i],
-                                                     .state = place,
-                                                     .make = make_url,
-                                                     .reopen = open_url,
-                                                     .destroy = destroy_url};
-        list[count++] = &place->factory;
+    for (int i = 2; i < argc && count < SERVED_MAX; i++) {
+        struct vt_served *served = &all[count];
+        vt_served_init(served, argv[i]);
+        snprintf(served->path, sizeof(served->path), "%s/contract-%zu", argv[1], count);
+        snprintf(served->url, sizeof(served->url), "%s/contract-%zu", argv[i], count);
+        served->factory.destroy = remove_file;
+        list[count++] = &served->factory;
     }
     return vt_storage_contract(list, count);
 }

@@ -20,7 +20,7 @@ import threading
 import time
 
 from serving import Server, run
-from tap import Fault, Tap, work_folder
+from tap import Fault, Tap, clear, work_folder
 
 try:
     import nbd
@@ -262,8 +262,7 @@ def main():
                 tap.report(f"{image_format}: {kills} kills")
             except (Fault, nbd.Error) as fault:
                 tap.report(f"{image_format}: {kills} kills", [fault])
-            for name in os.listdir("."):
-                os.unlink(name)
+            clear()
     return tap.end()
 
 

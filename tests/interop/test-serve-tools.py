@@ -24,7 +24,7 @@ import sys
 import time
 
 from serving import QemuServer, Server, run
-from tap import Fault, Tap, work_folder
+from tap import Fault, Tap, clear, work_folder
 
 try:
     import nbd
@@ -643,8 +643,7 @@ def main():
                     tap.report(f"{image_format}: {name}")
                 except (Fault, nbd.Error) as fault:
                     tap.report(f"{image_format}: {name}", [fault])
-            for name in os.listdir("."):
-                os.unlink(name)
+            clear()
     return tap.end()
 
 

@@ -76,6 +76,23 @@ static inline void fixture_free(struct fixture *fixture)
     VT_OK(vdisk_image_close(fixture->image, &vt_err));
 }
 
+/* For cmocka: the state of a test is a fixture. */
+static inline int fixture_setup(void **state)
+{
+    struct fixture *fixture = malloc(sizeof(*fixture));
+    assert_non_null(fixture);
+    fixture_init(fixture);
+    *state = fixture;
+    return 0;
+}
+
+static inline int fixture_teardown(void **state)
+{
+    fixture_free(*state);
+    free(*state);
+    return 0;
+}
+
 /* Who holds exports, or is a client of one. */
 static inline uint64_t fixture_holders(const struct fixture *fixture)
 {

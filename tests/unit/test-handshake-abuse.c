@@ -10,22 +10,6 @@
 
 #include "handshake-fixture.h"
 
-static int setup(void **state)
-{
-    struct fixture *fixture = malloc(sizeof(*fixture));
-    assert_non_null(fixture);
-    fixture_init(fixture);
-    *state = fixture;
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    fixture_free(*state);
-    free(*state);
-    return 0;
-}
-
 /* Every option once at least, and some that are wrong; as clients send them.  GO is the last. */
 static void whole_conversation(struct script *script)
 {
@@ -165,7 +149,7 @@ static int negotiate_over(struct fixture *fixture, int fds[2], uint64_t limit_ms
     if (script->length > 0)
         assert_int_equal(write(fds[1], script->bytes, script->length), script->length);
     vd_stream_init(&stream, fds[0]);
-    handshake.deadline = vd_now_ms() + limit_ms;
+    handshake.deadline = vd_clock_ms() + limit_ms;
     int ret = vd_handshake(&handshake, &stream, &session, err);
     assert_null(session.export);
     vd_stream_close(&stream);
@@ -256,12 +240,12 @@ static void record(const char *directory)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(test_portions, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_prefixes, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_wrong_bytes, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_shifted_bytes, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_silence, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_no_reader, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_portions, fixture_setup, fixture_teardown),
+        cmocka_unit_test_setup_teardown(test_prefixes, fixture_setup, fixture_teardown),
+        cmocka_unit_test_setup_teardown(test_wrong_bytes, fixture_setup, fixture_teardown),
+        cmocka_unit_test_setup_teardown(test_shifted_bytes, fixture_setup, fixture_teardown),
+        cmocka_unit_test_setup_teardown(test_silence, fixture_setup, fixture_teardown),
+        cmocka_unit_test_setup_teardown(test_no_reader, fixture_setup, fixture_teardown),
     };
     const char *directory = getenv("VD_TEST_CORPUS");
     if (directory)

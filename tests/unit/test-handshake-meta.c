@@ -9,22 +9,6 @@ static const char *const every_context[] = {"base:allocation", "qemu:allocation-
                                             "qemu:dirty-bitmap:b0", "qemu:dirty-bitmap:b1", NULL};
 static const char *const none[] = {NULL};
 
-static int setup(void **state)
-{
-    struct fixture *fixture = malloc(sizeof(*fixture));
-    assert_non_null(fixture);
-    fixture_init(fixture);
-    *state = fixture;
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    fixture_free(*state);
-    free(*state);
-    return 0;
-}
-
 static void begin_structured(struct script *script)
 {
     begin_script(script);
@@ -376,15 +360,15 @@ static void test_removed(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(test_needs_structured, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_queries, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_replaced, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_refused, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_longest_query, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_many, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_payload_flag, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_default_export, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_removed, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_needs_structured, fixture_setup, fixture_teardown),
+        cmocka_unit_test_setup_teardown(test_queries, fixture_setup, fixture_teardown),
+        cmocka_unit_test_setup_teardown(test_replaced, fixture_setup, fixture_teardown),
+        cmocka_unit_test_setup_teardown(test_refused, fixture_setup, fixture_teardown),
+        cmocka_unit_test_setup_teardown(test_longest_query, fixture_setup, fixture_teardown),
+        cmocka_unit_test_setup_teardown(test_many, fixture_setup, fixture_teardown),
+        cmocka_unit_test_setup_teardown(test_payload_flag, fixture_setup, fixture_teardown),
+        cmocka_unit_test_setup_teardown(test_default_export, fixture_setup, fixture_teardown),
+        cmocka_unit_test_setup_teardown(test_removed, fixture_setup, fixture_teardown),
     };
     cmocka_set_message_output(CM_OUTPUT_TAP);
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -2,22 +2,6 @@
 /* serve/handshake: each option, right and wrong, but for metadata contexts and abuse. */
 #include "handshake-fixture.h"
 
-static int setup(void **state)
-{
-    struct fixture *fixture = malloc(sizeof(*fixture));
-    assert_non_null(fixture);
-    fixture_init(fixture);
-    *state = fixture;
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    fixture_free(*state);
-    free(*state);
-    return 0;
-}
-
 static void test_client_flags(void **state)
 {
     struct fixture *fixture = *state;
@@ -536,24 +520,25 @@ static void test_no_tls(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(test_client_flags, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_export_name, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_abort, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_list, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_long_list, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_info, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_default, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_info_refused, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_shown_name, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_full, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_structured, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_extended, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_structured_export_name, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_unknown_options, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_huge_options, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_wrong_magic, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_stopping, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_no_tls, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_client_flags, fixture_setup, fixture_teardown),
+        cmocka_unit_test_setup_teardown(test_export_name, fixture_setup, fixture_teardown),
+        cmocka_unit_test_setup_teardown(test_abort, fixture_setup, fixture_teardown),
+        cmocka_unit_test_setup_teardown(test_list, fixture_setup, fixture_teardown),
+        cmocka_unit_test_setup_teardown(test_long_list, fixture_setup, fixture_teardown),
+        cmocka_unit_test_setup_teardown(test_info, fixture_setup, fixture_teardown),
+        cmocka_unit_test_setup_teardown(test_default, fixture_setup, fixture_teardown),
+        cmocka_unit_test_setup_teardown(test_info_refused, fixture_setup, fixture_teardown),
+        cmocka_unit_test_setup_teardown(test_shown_name, fixture_setup, fixture_teardown),
+        cmocka_unit_test_setup_teardown(test_full, fixture_setup, fixture_teardown),
+        cmocka_unit_test_setup_teardown(test_structured, fixture_setup, fixture_teardown),
+        cmocka_unit_test_setup_teardown(test_extended, fixture_setup, fixture_teardown),
+        cmocka_unit_test_setup_teardown(test_structured_export_name, fixture_setup,
+                                        fixture_teardown),
+        cmocka_unit_test_setup_teardown(test_unknown_options, fixture_setup, fixture_teardown),
+        cmocka_unit_test_setup_teardown(test_huge_options, fixture_setup, fixture_teardown),
+        cmocka_unit_test_setup_teardown(test_wrong_magic, fixture_setup, fixture_teardown),
+        cmocka_unit_test_setup_teardown(test_stopping, fixture_setup, fixture_teardown),
+        cmocka_unit_test_setup_teardown(test_no_tls, fixture_setup, fixture_teardown),
     };
     cmocka_set_message_output(CM_OUTPUT_TAP);
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -146,7 +146,7 @@ static void all_is_received_by_the_deadline_or_an_error(void **state)
     assert_int_equal(vd_stream_receive_all(&stream, buf, 4, VD_NEVER), 0);
     assert_memory_equal(buf, "abcd", 4);
     put(peer, "ef");
-    assert_int_equal(vd_stream_receive_all(&stream, buf, 3, vd_now_ms() + 20), -ETIMEDOUT);
+    assert_int_equal(vd_stream_receive_all(&stream, buf, 3, vd_clock_ms() + 20), -ETIMEDOUT);
     put(peer, "gh");
     assert_int_equal(vd_stream_receive_all(&stream, buf, 2, 0), 0); /* it is there: no wait */
     close(peer);
@@ -171,7 +171,7 @@ static void a_client_that_drips_is_late_all_the_same(void **state)
     pthread_t thread;
     assert_int_equal(pthread_create(&thread, NULL, drip, &peer), 0);
     static char buf[MIB];
-    assert_int_equal(vd_stream_receive_all(&stream, buf, sizeof(buf), vd_now_ms() + 50),
+    assert_int_equal(vd_stream_receive_all(&stream, buf, sizeof(buf), vd_clock_ms() + 50),
                      -ETIMEDOUT);
     vd_stream_close(&stream);
     pthread_join(thread, NULL);
@@ -189,11 +189,12 @@ static void all_is_sent_by_the_deadline_or_an_error(void **state)
     struct reader reader = {.fd = peer, .length = sizeof(data)};
     pthread_t thread;
     assert_int_equal(pthread_create(&thread, NULL, read_all, &reader), 0);
-    assert_int_equal(vd_stream_send_all(&stream, data, sizeof(data), vd_now_ms() + 60000), 0);
+    assert_int_equal(vd_stream_send_all(&stream, data, sizeof(data), vd_clock_ms() + 60000), 0);
     pthread_join(thread, NULL);
     assert_int_equal(reader.wrong, 0);
 
-    assert_int_equal(vd_stream_send_all(&stream, data, sizeof(data), vd_now_ms() + 20), -ETIMEDOUT);
+    assert_int_equal(vd_stream_send_all(&stream, data, sizeof(data), vd_clock_ms() + 20),
+                     -ETIMEDOUT);
     close(peer);
     assert_int_equal(vd_stream_send_all(&stream, data, sizeof(data), VD_NEVER), -ECONNRESET);
     vd_stream_close(&stream);

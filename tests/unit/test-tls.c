@@ -403,7 +403,7 @@ static void who_does_not_shake_hands_is_dropped(void **state)
         assert_int_equal(write(fds[1], texts[i], strlen(texts[i])), strlen(texts[i]));
         char peer[VD_TLS_PEER_BYTES] = "";
         struct vdisk_error err = {0};
-        assert_int_equal(vd_tls_begin(tls, &stream, vd_now_ms() + 30, peer, &err),
+        assert_int_equal(vd_tls_begin(tls, &stream, vd_clock_ms() + 30, peer, &err),
                          i < 2 ? -ETIMEDOUT : -EPROTO);
         close(fds[1]);
         vd_stream_close(&stream);

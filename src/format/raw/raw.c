@@ -140,6 +140,16 @@ static int raw_present(struct vd_format *format, struct vd_range guest, uint64_t
     return ret;
 }
 
+/* It is where it is on the disk. */
+static void answer_data(struct vd_format *format, struct vd_range guest, struct vd_mapping *mapping)
+{
+    mapping->kind = VD_MAP_DATA;
+    mapping->present = true;
+    mapping->guest = guest;
+    mapping->storage = format->file;
+    mapping->host_offset = guest.offset;
+}
+
 static int raw_map(struct vd_format *format, struct vd_range guest, struct vd_mapping *mapping,
                    struct vdisk_error *err)
 {
@@ -148,16 +158,13 @@ static int raw_map(struct vd_format *format, struct vd_range guest, struct vd_ma
     if (ret < 0)
         return ret;
 
-    mapping->present = true;
-    mapping->guest = guest;
     if (length == 0) { /* the last, incomplete 512 bytes */
         mapping->kind = VD_MAP_ZERO;
+        mapping->present = true;
+        mapping->guest = guest;
         return 0;
     }
-    mapping->kind = VD_MAP_DATA;
-    mapping->guest.length = length;
-    mapping->storage = format->file;
-    mapping->host_offset = guest.offset;
+    answer_data(format, vd_range(guest.offset, length), mapping);
     return 0;
 }
 
@@ -166,11 +173,7 @@ static int raw_map_for_write(struct vd_format *format, struct vd_range guest, bo
 {
     (void)allocate;
     (void)err;
-    mapping->kind = VD_MAP_DATA;
-    mapping->present = true;
-    mapping->guest = guest;
-    mapping->storage = format->file;
-    mapping->host_offset = guest.offset;
+    answer_data(format, guest, mapping);
     return 0;
 }
 
@@ -182,11 +185,7 @@ static int raw_try_map(struct vd_format *format, struct vd_range guest, bool for
     (void)for_write;
     if (vd_range_end(guest) > raw->whole_bytes)
         return -EAGAIN;
-    mapping->kind = VD_MAP_DATA;
-    mapping->present = true;
-    mapping->guest = guest;
-    mapping->storage = format->file;
-    mapping->host_offset = guest.offset;
+    answer_data(format, guest, mapping);
     return 0;
 }
 
