@@ -20,17 +20,6 @@ static void put(struct vd_json *json, json_t *object, const char *key, json_t *v
         json->has_failed = true;
 }
 
-const char *vd_uuid_text(const uint8_t uuid[16], char text[VD_UUID_TEXT_BYTES])
-{
-    char *at = text;
-    for (int i = 0; i < 16; i++) {
-        if (i == 4 || i == 6 || i == 8 || i == 10)
-            *at++ = '-';
-        at += snprintf(at, 3, "%02x", uuid[i]);
-    }
-    return text;
-}
-
 void vd_json_begin_array(struct vd_json *json)
 {
     json->root = json_array();

@@ -8,11 +8,7 @@
 #include <stdint.h>
 
 #include "cli/size.h" /* whoever prints, prints sizes */
-
-#define VD_UUID_TEXT_BYTES 37
-
-/* "01234567-89ab-cdef-0123-456789abcdef" */
-const char *vd_uuid_text(const uint8_t uuid[16], char text[VD_UUID_TEXT_BYTES]);
+#include "util/uuid.h"
 
 /* Prints @text, which anybody may have chosen, so that nothing in it looks like a line of ours. */
 void vd_cli_print_line(const char *text);

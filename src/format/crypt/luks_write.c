@@ -8,6 +8,7 @@
 #include "format/luks.h"
 #include "format/crypt/luks_split.h"
 #include "util/mem.h"
+#include "util/uuid.h"
 
 #define ITERATIONS_MIN       1000u
 #define MEASURED_MS_MIN      20u /* less is not trusted, unless less is wanted */
@@ -113,22 +114,6 @@ uint64_t vd_luks_new_bytes(const struct vd_luks_options *options)
     return LUKS_ALIGN_BYTES + LUKS_SLOTS * slot_stride(options->key_bytes);
 }
 
-/* A random one, RFC 4122 version 4. */
-static int make_uuid(char *text, size_t text_bytes, struct vdisk_error *err)
-{
-    uint8_t b[16];
-    int ret = vd_crypt_random(b, sizeof(b), err);
-    if (ret < 0)
-        return ret;
-    b[6] = (b[6] & 0x0f) | 0x40;
-    b[8] = (b[8] & 0x3f) | 0x80;
-    snprintf(text, text_bytes,
-             "%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x", b[0], b[1],
-             b[2], b[3], b[4], b[5], b[6], b[7], b[8], b[9], b[10], b[11], b[12], b[13], b[14],
-             b[15]);
-    return 0;
-}
-
 /* A header of its own, with a new key and no active slot. */
 static int make_header(const struct vd_luks_options *options, uint32_t iter_time_ms,
                        struct vd_luks *luks, struct vd_luks_key *key, struct vdisk_error *err)
@@ -144,7 +129,10 @@ static int make_header(const struct vd_luks_options *options, uint32_t iter_time
             .key_offset = LUKS_ALIGN_BYTES + i * slot_stride(options->key_bytes),
             .stripes = LUKS_STRIPES,
         };
-    int ret = make_uuid(luks->uuid, sizeof(luks->uuid), err);
+    uint8_t uuid[VD_UUID_BYTES];
+    int ret = vd_uuid_new(uuid, err);
+    if (ret == 0)
+        vd_uuid_text(uuid, luks->uuid);
     if (ret == 0)
         ret = vd_crypt_random(key->bytes, luks->key_bytes, err);
     if (ret == 0)

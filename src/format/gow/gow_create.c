@@ -5,6 +5,7 @@
 
 #include "format/gow/gow_priv.h"
 #include "util/mem.h"
+#include "util/uuid.h"
 
 #define FILL_BYTES (1u << 20)
 
@@ -65,7 +66,7 @@ int vd_gow_create(const struct vd_format_driver *driver, struct vd_storage *file
     struct vd_gow_header header = {.version = version, .size = options->size};
     int ret = check_options(version, options, err);
     if (ret == 0)
-        ret = vd_gow_new_uuid(header.uuid, err);
+        ret = vd_uuid_new(header.uuid, err);
     if (ret == 0)
         ret = make_room(file, &layout, err);
     if (ret == 0)

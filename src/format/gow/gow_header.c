@@ -4,7 +4,6 @@
 
 #include <errno.h>
 #include <inttypes.h>
-#include <sys/random.h>
 
 #include "util/iov.h"
 
@@ -130,17 +129,4 @@ int vd_gow_header_write(struct vd_storage *file, const struct vd_gow_header *hea
     uint8_t head[VD_GOW_HEAD_BYTES];
     size_t length = vd_gow_header_encode(header, head);
     return vd_storage_pwrite(file, head, length, 0, err);
-}
-
-int vd_gow_new_uuid(uint8_t uuid[16], struct vdisk_error *err)
-{
-    ssize_t got;
-    do {
-        got = getrandom(uuid, 16, 0);
-    } while (got < 0 && errno == EINTR);
-    if (got != 16)
-        return vd_err_errno(err, got < 0 ? errno : EIO, "no random bytes for a UUID");
-    uuid[6] = (uint8_t)((uuid[6] & 0x0f) | 0x40);
-    uuid[8] = (uint8_t)((uuid[8] & 0x3f) | 0x80);
-    return 0;
 }

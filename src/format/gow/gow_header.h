@@ -46,9 +46,6 @@ int vd_gow_header_write(struct vd_storage *file, const struct vd_gow_header *hea
 /* Is @size one that an image of @version may have? */
 int vd_gow_check_size(uint32_t version, uint64_t size, struct vdisk_error *err);
 
-/* A random UUID (RFC 9562, version 4). */
-int vd_gow_new_uuid(uint8_t uuid[16], struct vdisk_error *err);
-
 static inline bool vd_gow_intent_is_set(const struct vd_gow_header *header, uint32_t region)
 {
     return (header->intent[region / 8] >> (region % 8)) & 1;

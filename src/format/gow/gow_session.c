@@ -6,6 +6,7 @@
 #include "format/gow/gow_priv.h"
 #include "util/iov.h"
 #include "util/mem.h"
+#include "util/uuid.h"
 
 /* Where the marks of @block are: without an intent bitmap there is one for all. */
 static uint32_t mark_of(const struct vd_gow *gow, uint32_t block)
@@ -33,7 +34,7 @@ static int begin(struct vd_gow_header *header, struct vdisk_error *err)
         return 0;
     /* From here on it is a lineage of its own.  gow §5.4 */
     header->flags &= ~(uint32_t)VD_GOW_FLAG_REPLICA;
-    return vd_gow_new_uuid(header->uuid, err);
+    return vd_uuid_new(header->uuid, err);
 }
 
 static int write_durably(struct vd_storage *file, const struct vd_gow_header *header,

@@ -9,6 +9,7 @@
 #include "format/bits.h"
 #include "util/mem.h"
 #include "util/mutex.h"
+#include "util/uuid.h"
 
 /* Changed entries closer than this are written together, with the unchanged ones between them. */
 #define MERGE_ENTRIES 1024u
@@ -200,7 +201,7 @@ static int write_header(struct vd_replica *replica, struct vdisk_error *err)
  */
 static int forget_versions(struct vd_replica *replica, struct vdisk_error *err)
 {
-    int ret = vd_gow_new_uuid(replica->header.uuid, err);
+    int ret = vd_uuid_new(replica->header.uuid, err);
     if (ret == 0)
         ret = write_header(replica, err);
     if (ret == 0)
