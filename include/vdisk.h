@@ -2056,6 +2056,478 @@ VDISK_PUBLIC VDISK_MUST_CHECK int vdisk_bitmap_recover(
     struct vdisk_error *err);
 
 /* ------------------------------------------------------------------------------------------ */
+/* Backup                                                                                     */
+/* ------------------------------------------------------------------------------------------ */
+
+/** Flags of struct vdisk_backup_options. */
+enum vdisk_backup_flag {
+    VDISK_BACKUP_FULL = 1 << 0,         /**< all of the disk */
+    VDISK_BACKUP_INCREMENTAL = 1 << 1,  /**< what has changed since the last point */
+    VDISK_BACKUP_DIFFERENTIAL = 1 << 2, /**< what has changed since the last full one */
+    VDISK_BACKUP_COMPARE = 1 << 3,      /**< read all of the disk, and store what differs: needs no
+                                             record of what has changed */
+    VDISK_BACKUP_COMPRESS = 1 << 4,     /**< compress what is stored: zstd; qcow2 only */
+    VDISK_BACKUP_UNTRACKED = 1 << 5,    /**< leave the source as it is: nothing records what changes
+                                             from now on */
+    VDISK_BACKUP_RESTART = 1 << 6,      /**< forget a backup that was begun and not finished */
+    VDISK_BACKUP_IN_CLEAR = 1 << 7,     /**< store an encrypted disk although the repository is not
+                                             encrypted */
+    VDISK_BACKUP_MOVED = 1 << 8         /**< the source is the disk of this repository although it
+                                             has another name than last time */
+};
+
+/**
+ * struct vdisk_backup_options - what is backed up, and where to; zero means the default
+ * @struct_bytes:  sizeof(struct vdisk_backup_options)
+ * @flags:         of enum vdisk_backup_flag; of the first three at most one: default incremental,
+ *                 and full for the first point of a repository
+ * @source:        name of the image, or URL
+ * @source_format: or NULL to look; a URL of an NBD server is raw
+ * @source_flags:  VDISK_OPEN_DIRECT, _SHARE; a source that is not tracked by a bitmap of its own is
+ *                 opened for reading only
+ * @repository:    name of the directory; made if it is not there, in a directory that is
+ * @bitmap:        qcow2: the first part of the names of its bitmaps, default "vdisk".  NBD: the
+ *                 bitmap of the server that has recorded what changed since the last point;
+ *                 default: the one that was named then as @next_bitmap
+ * @next_bitmap:   NBD: the bitmap that records what changes from now on, for the next backup to
+ *                 ask for; NULL: there is none
+ * @format:        of what is stored: "qcow2", the default, or "qed"
+ * @rate_bytes:    most bytes of data a second; default: no limit
+ * @workers:       pieces under way at once; default as for vdisk_convert()
+ * @compression_level: with VDISK_BACKUP_COMPRESS: 1, fast, to 9, small; default: one of the fast
+ * @key:           secret of a repository that is to be proof against malice, or NULL: at least 16
+ *                 bytes.  One that was made with a key never opens without it
+ * @key_bytes:     length of @key
+ * @network:       for sources on servers, or NULL
+ * @passphrases:   for encrypted images, or NULL
+ * @gate:          which files the source may name, or NULL for none
+ * @progress:      called now and then, or NULL; the phases are "copy" and "digest"
+ * @report:        told in words of what is worth knowing, or NULL; one call at a time
+ * @opaque:        for @progress and @report
+ */
+struct vdisk_backup_options {
+    size_t struct_bytes;
+    uint32_t flags;
+    uint32_t workers;
+    const char *source;
+    const char *source_format;
+    uint32_t source_flags;
+    uint32_t compression_level;
+    const char *repository;
+    const char *bitmap;
+    const char *next_bitmap;
+    const char *format;
+    uint64_t rate_bytes;
+    const void *key;
+    size_t key_bytes;
+    const struct vdisk_network_options *network;
+    const struct vdisk_passphrases *passphrases;
+    const struct vdisk_gate *gate;
+    vdisk_progress_fn progress;
+    vdisk_report_fn report;
+    void *opaque;
+};
+
+/** What a point holds. */
+enum vdisk_point_kind {
+    VDISK_POINT_FULL = 1,
+    VDISK_POINT_INCREMENTAL, /**< on the point before it */
+    VDISK_POINT_DIFFERENTIAL /**< on the last full one before it */
+};
+
+/** How it was known what a backup had to read. */
+enum vdisk_tracker {
+    VDISK_TRACKER_NONE = 1, /**< it was not: all of the disk */
+    VDISK_TRACKER_COMPARE,  /**< it was not: all of the disk, of which what differed is stored */
+    VDISK_TRACKER_BITMAP,   /**< a dirty bitmap of a qcow2 image */
+    VDISK_TRACKER_VERSIONS, /**< versions of blocks of a GOW3 image */
+    VDISK_TRACKER_OVERLAY,  /**< what an add-cow image has of its own */
+    VDISK_TRACKER_NBD       /**< a dirty bitmap of an NBD server */
+};
+
+/**
+ * struct vdisk_backup_result - what a backup did
+ * @struct_bytes:  [in] sizeof(struct vdisk_backup_result)
+ * @kind:          of the point that was made
+ * @tracker:       how it was known what to read
+ * @point:         its number
+ * @parent:        number of the point that it lies on; 0: none
+ * @virtual_bytes: size of the disk
+ * @changed_bytes: of these, what had to be looked at
+ * @read_bytes:    bytes of data read from the source, in this call
+ * @stored_bytes:  bytes that the point takes in the repository
+ * @is_resumed:    it was begun by an earlier call, of which what was good has been kept
+ */
+struct vdisk_backup_result {
+    size_t struct_bytes;
+    enum vdisk_point_kind kind;
+    enum vdisk_tracker tracker;
+    uint64_t point;
+    uint64_t parent;
+    uint64_t virtual_bytes;
+    uint64_t changed_bytes;
+    uint64_t read_bytes;
+    uint64_t stored_bytes;
+    bool is_resumed;
+};
+
+/**
+ * vdisk_backup() - store a disk as it is now as a new point of a repository
+ * @options: what and how
+ * @result:  [in, out, may be NULL] struct_bytes set by the caller
+ * @err:     [out, may be NULL] the story
+ *
+ * A repository is a directory of one disk.  Each point is an image that other programs can read,
+ * NUMBER.qcow2, on the image of the point that it lies on, with a manifest, NUMBER.json
+ * (docs/backup.md).
+ *
+ * The point is there when this returns 0, and then it is whole and durable; if it fails, or is
+ * killed, the repository has the points that it had, and the bitmaps of the source tell no less
+ * than they did.  What was copied is kept for the next call, which goes on from there.
+ *
+ * Return: 0; -EINVAL: options; -EAGAIN: the source or the repository is in use; -EXDEV: it is the
+ * repository of another disk; -ENOTSUP: there is no record of what has changed: make a full one, or
+ * compare; -EUCLEAN: the bitmap is inconsistent: recover it, or compare; -EKEYREJECTED: @key;
+ * -EBADMSG: the repository is damaged; -ECANCELED; -ENOSPC, -EIO, ...: the message names the file.
+ */
+VDISK_PUBLIC VDISK_MUST_CHECK int vdisk_backup(const struct vdisk_backup_options *options,
+                                               struct vdisk_backup_result *result,
+                                               struct vdisk_error *err);
+
+/** Flags of struct vdisk_repository_options. */
+enum vdisk_repository_flag {
+    VDISK_REPOSITORY_WRITE = 1 << 0 /**< for vdisk_repository_merge() and _prune(): nobody else has
+                                         it open */
+};
+
+/**
+ * struct vdisk_repository_options - how a repository is opened; zero means the default
+ * @struct_bytes: sizeof(struct vdisk_repository_options)
+ * @flags:        of enum vdisk_repository_flag
+ * @reserved:     zero
+ * @key:          as in struct vdisk_backup_options, or NULL
+ * @key_bytes:    length of @key
+ */
+struct vdisk_repository_options {
+    size_t struct_bytes;
+    uint32_t flags;
+    uint32_t reserved;
+    const void *key;
+    size_t key_bytes;
+};
+
+struct vdisk_repository;
+
+/**
+ * vdisk_repository_open() - open a repository of backups
+ * @name:       of the directory
+ * @options:    or NULL
+ * @repository: [out] goes to vdisk_repository_close()
+ * @err:        [out, may be NULL] the story
+ *
+ * A merge or prune that was killed is finished first, if the directory can be written.  Points
+ * whose manifest is damaged are in the list, as such.
+ *
+ * Return: 0; -ENOENT: there is no repository; -EAGAIN: somebody has it open in a way that is in
+ * the way; -EKEYREJECTED: it was made with another key, or one with none; -EBADMSG: it is damaged;
+ * -EROFS: a merge has to be finished first, and it can not be written; -EIO, ...
+ */
+VDISK_PUBLIC VDISK_MUST_CHECK int vdisk_repository_open(
+    const char *name, const struct vdisk_repository_options *options,
+    struct vdisk_repository **repository, struct vdisk_error *err);
+
+/**
+ * vdisk_repository_close() - close it
+ * @repository: or NULL; images of its points have been closed
+ */
+VDISK_PUBLIC void vdisk_repository_close(struct vdisk_repository *repository);
+
+/** Flags of struct vdisk_point_info. */
+enum vdisk_point_flag {
+    VDISK_POINT_DAMAGED = 1 << 0,   /**< its manifest is: nothing but its number is known */
+    VDISK_POINT_ORPHAN = 1 << 1,    /**< a point below it is missing or damaged */
+    VDISK_POINT_COMPRESSED = 1 << 2 /**< it was made with VDISK_BACKUP_COMPRESS */
+};
+
+/**
+ * struct vdisk_point_info - facts about a point
+ * @struct_bytes:  [in] sizeof(struct vdisk_point_info)
+ * @flags:         of enum vdisk_point_flag
+ * @kind:          what it holds
+ * @tracker:       how it was known what to read for it
+ * @reserved:      zero
+ * @number:        1 and up, in the order in which they were made
+ * @parent:        number of the point that it lies on; 0: none
+ * @created:       when, in seconds since 1970 UTC
+ * @virtual_bytes: size of the disk
+ * @stored_bytes:  what it takes in the repository
+ * @image, @manifest: names of its files within the directory
+ * @source:        name of the image that was backed up
+ * @source_format: its format
+ * @bitmap:        of the source, that records what has changed since; or NULL
+ *
+ * Strings are good until the repository is closed or changed.
+ */
+struct vdisk_point_info {
+    size_t struct_bytes;
+    uint32_t flags;
+    enum vdisk_point_kind kind;
+    enum vdisk_tracker tracker;
+    uint32_t reserved;
+    uint64_t number;
+    uint64_t parent;
+    int64_t created;
+    uint64_t virtual_bytes;
+    uint64_t stored_bytes;
+    const char *image;
+    const char *manifest;
+    const char *source;
+    const char *source_format;
+    const char *bitmap;
+};
+
+/**
+ * vdisk_repository_points() - how many points are there?
+ * @repository: open
+ *
+ * Return: the count, damaged ones included.
+ */
+VDISK_PUBLIC size_t vdisk_repository_points(const struct vdisk_repository *repository);
+
+/**
+ * vdisk_repository_point() - facts about one of them
+ * @repository: open
+ * @index:      0 .. vdisk_repository_points() - 1, in the order of their numbers
+ * @info:       [in, out] struct_bytes set by the caller
+ * @err:        [out, may be NULL] the story
+ *
+ * Return: 0; -EINVAL: struct_bytes, or no such index.
+ */
+VDISK_PUBLIC VDISK_MUST_CHECK int vdisk_repository_point(const struct vdisk_repository *repository,
+                                                         size_t index,
+                                                         struct vdisk_point_info *info,
+                                                         struct vdisk_error *err);
+
+/**
+ * vdisk_repository_find() - which point is meant?
+ * @repository: open
+ * @point:      its number; or "latest", as is NULL; or a time such as 2026-11-22T01:30:00Z, or a
+ *              day 2026-11-22 (UTC, to its end): the last point made until then
+ * @index:      [out]
+ * @err:        [out, may be NULL] the story
+ *
+ * Return: 0; -ENOENT: there is none; -EINVAL: @point is none of these.
+ */
+VDISK_PUBLIC VDISK_MUST_CHECK int vdisk_repository_find(const struct vdisk_repository *repository,
+                                                        const char *point, size_t *index,
+                                                        struct vdisk_error *err);
+
+/**
+ * vdisk_repository_open_point() - the disk as it was then, as an image
+ * @repository: open; not closed before the image is
+ * @index:      of the point
+ * @image:      [out] read-only; goes to vdisk_image_close()
+ * @err:        [out, may be NULL] the story
+ *
+ * Nothing is read from it that has not been compared with its digest.
+ *
+ * Return: 0; -EBADMSG: the point, or one below it, is damaged or missing; else as
+ * vdisk_image_open().  Later reads of what is damaged fail with -EBADMSG.
+ */
+VDISK_PUBLIC VDISK_MUST_CHECK int vdisk_repository_open_point(struct vdisk_repository *repository,
+                                                              size_t index,
+                                                              struct vdisk_image **image,
+                                                              struct vdisk_error *err);
+
+/**
+ * struct vdisk_verify_options - which points are verified; zero means the default
+ * @struct_bytes: sizeof(struct vdisk_verify_options)
+ * @workers:      files read at once; default: the processors
+ * @point:        as for vdisk_repository_find(): this and those below it; NULL: all
+ * @rate_bytes:   most bytes a second; default: no limit
+ * @progress:     called now and then, or NULL; the phase is "verify"
+ * @report:       told in words of each damage, with file and offset, or NULL; one call at a time
+ * @opaque:       for @progress and @report
+ * @reserved:     zero
+ */
+struct vdisk_verify_options {
+    size_t struct_bytes;
+    uint32_t workers;
+    uint32_t reserved;
+    const char *point;
+    uint64_t rate_bytes;
+    vdisk_progress_fn progress;
+    vdisk_report_fn report;
+    void *opaque;
+};
+
+/**
+ * struct vdisk_verify_result - what was found
+ * @struct_bytes:   [in] sizeof(struct vdisk_verify_result)
+ * @points:         that were verified
+ * @damaged_points: of these, points that can not be restored as they were: damaged themselves, or
+ *                  on ones that are
+ * @damages:        damages that were found, each of them reported
+ * @files, @bytes:  that were read
+ */
+struct vdisk_verify_result {
+    size_t struct_bytes;
+    uint64_t points;
+    uint64_t damaged_points;
+    uint64_t damages;
+    uint64_t files;
+    uint64_t bytes;
+};
+
+/**
+ * vdisk_repository_verify() - is every byte as it was written, and every chain whole?
+ * @repository: open
+ * @options:    or NULL
+ * @result:     [in, out] struct_bytes set by the caller
+ * @err:        [out, may be NULL] the story
+ *
+ * Return: 0: all was verified: what was found is in @result; -ENOENT, -EINVAL: the point;
+ * -ECANCELED; -ENOMEM.  What can not be read is a damage.
+ */
+VDISK_PUBLIC VDISK_MUST_CHECK int vdisk_repository_verify(
+    struct vdisk_repository *repository, const struct vdisk_verify_options *options,
+    struct vdisk_verify_result *result, struct vdisk_error *err);
+
+/** Flags of struct vdisk_prune_options. */
+enum vdisk_prune_flag {
+    VDISK_PRUNE_DRY_RUN = 1 << 0 /**< change nothing: only report, and count */
+};
+
+/**
+ * struct vdisk_prune_options - which points are kept; zeroed but for what is set
+ * @struct_bytes: sizeof(struct vdisk_prune_options)
+ * @flags:        of enum vdisk_prune_flag
+ * @keep_last:    so many of the last points
+ * @keep_daily:   the last point of each of the last so many days that have one; days and weeks are
+ *                those of UTC
+ * @keep_weekly:  the last point of each of the last so many weeks (ISO 8601) that have one
+ * @progress:     called now and then, or NULL; the phase is "merge"
+ * @report:       told in words of each point that goes, or NULL; one call at a time
+ * @opaque:       for @progress and @report
+ *
+ * The last point is kept in any case.  Not all three may be 0.
+ */
+struct vdisk_prune_options {
+    size_t struct_bytes;
+    uint32_t flags;
+    uint32_t keep_last;
+    uint32_t keep_daily;
+    uint32_t keep_weekly;
+    vdisk_progress_fn progress;
+    vdisk_report_fn report;
+    void *opaque;
+};
+
+/**
+ * struct vdisk_prune_result - what a prune or a merge did
+ * @struct_bytes:   [in] sizeof(struct vdisk_prune_result)
+ * @removed_points: that are gone, or would go
+ * @moved_bytes:    bytes that points took over from those that went
+ * @freed_bytes:    that the repository is smaller now
+ */
+struct vdisk_prune_result {
+    size_t struct_bytes;
+    uint64_t removed_points;
+    uint64_t moved_bytes;
+    int64_t freed_bytes;
+};
+
+/**
+ * vdisk_repository_prune() - remove the points that need not be kept
+ * @repository: open with VDISK_REPOSITORY_WRITE, and no image of it is
+ * @options:    which are kept
+ * @result:     [in, out, may be NULL] struct_bytes set by the caller
+ * @err:        [out, may be NULL] the story
+ *
+ * Points that lie on one that goes take over what they need of it, so each that is kept reads as
+ * before; at any instant, whatever happens.  It is done point by point: when it fails, those that
+ * are gone are gone.
+ *
+ * Return: 0; -EINVAL: options; -EBADMSG: a file that has to be read is damaged: nothing is moved
+ * from it; -ECANCELED; -ENOSPC, -EIO, ...: the message names the file.
+ */
+VDISK_PUBLIC VDISK_MUST_CHECK int vdisk_repository_prune(struct vdisk_repository *repository,
+                                                         const struct vdisk_prune_options *options,
+                                                         struct vdisk_prune_result *result,
+                                                         struct vdisk_error *err);
+
+/**
+ * vdisk_repository_merge() - make one point of several that lie one on the other
+ * @repository: open with VDISK_REPOSITORY_WRITE, and no image of it is
+ * @first:      index of the first point that goes
+ * @last:       index of the point that takes over what they have; it reads as before
+ * @options:    for flags, progress, report and opaque: nothing is to be kept; or NULL
+ * @result:     [in, out, may be NULL] struct_bytes set by the caller
+ * @err:        [out, may be NULL] the story
+ *
+ * Those that go are the points from @first up to, but not including, @last in the chain of @last;
+ * -EINVAL if @first is not below @last.
+ *
+ * Return: as vdisk_repository_prune().
+ */
+VDISK_PUBLIC VDISK_MUST_CHECK int vdisk_repository_merge(struct vdisk_repository *repository,
+                                                         size_t first, size_t last,
+                                                         const struct vdisk_prune_options *options,
+                                                         struct vdisk_prune_result *result,
+                                                         struct vdisk_error *err);
+
+/**
+ * struct vdisk_restore_options - where a point goes; zeroed but for what is set
+ * @struct_bytes:  sizeof(struct vdisk_restore_options)
+ * @flags:         of enum vdisk_convert_flag: NO_CREATE, TARGET_IS_ZERO, ALLOCATE_ALL, COMPRESS
+ * @workers:       as for vdisk_convert()
+ * @target:        name of a file, a block device, or with VDISK_CONVERT_NO_CREATE a URL
+ * @target_format: as for vdisk_convert()
+ * @target_flags:  as for vdisk_convert()
+ * @compression_level: as for vdisk_convert()
+ * @create:        for a new image, or NULL; its size is that of the disk
+ * @rate_bytes:    most bytes of data a second; default: no limit
+ * @network:       for a target on a server, or NULL
+ * @passphrases:   for a target that is there and encrypted, or NULL
+ * @gate:          which files a target that is there may name, or NULL for none
+ * @progress:      called now and then, or NULL; the phase is "copy"
+ * @opaque:        for @progress
+ */
+struct vdisk_restore_options {
+    size_t struct_bytes;
+    uint32_t flags;
+    uint32_t workers;
+    const char *target;
+    const char *target_format;
+    uint32_t target_flags;
+    uint32_t compression_level;
+    const struct vdisk_create_options *create;
+    uint64_t rate_bytes;
+    const struct vdisk_network_options *network;
+    const struct vdisk_passphrases *passphrases;
+    const struct vdisk_gate *gate;
+    vdisk_progress_fn progress;
+    void *opaque;
+};
+
+/**
+ * vdisk_repository_restore() - write the disk as it was then to a new image, or into one
+ * @repository: open
+ * @index:      of the point
+ * @options:    where to
+ * @result:     [in, out, may be NULL] as of vdisk_convert()
+ * @err:        [out, may be NULL] the story
+ *
+ * Nothing is written that has not been compared with its digest.  A new file has its name only when
+ * it is whole.
+ *
+ * Return: as vdisk_convert(); -EBADMSG: as vdisk_repository_open_point().
+ */
+VDISK_PUBLIC VDISK_MUST_CHECK int vdisk_repository_restore(
+    struct vdisk_repository *repository, size_t index, const struct vdisk_restore_options *options,
+    struct vdisk_convert_result *result, struct vdisk_error *err);
+
+/* ------------------------------------------------------------------------------------------ */
 /* Serving                                                                                    */
 /* ------------------------------------------------------------------------------------------ */
 

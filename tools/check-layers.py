@@ -11,7 +11,7 @@ import sys
 import tempfile
 
 # Arrows point down only: a layer may include itself and what comes after it.
-LAYERS = ["cli", "serve", "job", "image", "format", "storage", "bitmap", "nbdproto", "util"]
+LAYERS = ["cli", "serve", "backup", "job", "image", "format", "storage", "bitmap", "nbdproto", "util"]
 INCLUDE = re.compile(r'^\s*#\s*include\s*(["<])([^">]+)[">]')
 
 
