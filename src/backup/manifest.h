@@ -66,6 +66,14 @@ int vd_manifest_write(const struct vd_manifest *manifest, const char *repository
 int vd_manifest_read(struct vd_manifest *manifest, const char *repository, const char *name,
                      const struct vd_seal_key *key, struct vdisk_error *err);
 
+/* "full", "incremental", "differential"; and back: 0: there is none of this name. */
+const char *vd_point_kind_name(enum vdisk_point_kind kind);
+enum vdisk_point_kind vd_point_kind_of(const char *name);
+
+/* "none", "compare", "bitmap", "versions", "overlay", "nbd"; and back. */
+const char *vd_tracker_name(enum vdisk_tracker kind);
+enum vdisk_tracker vd_tracker_of(const char *name);
+
 /* Bytes of its files as the manifest tells. */
 uint64_t vd_manifest_stored_bytes(const struct vd_manifest *manifest);
 

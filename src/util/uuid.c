@@ -26,3 +26,14 @@ const char *vd_uuid_text(const uint8_t uuid[VD_UUID_BYTES], char text[VD_UUID_TE
              u[15]);
     return text;
 }
+
+bool vd_uuid_is_text(const char *text)
+{
+    static const char form[] = "xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx";
+    for (size_t i = 0; form[i]; i++) {
+        bool is_digit = (text[i] >= '0' && text[i] <= '9') || (text[i] >= 'a' && text[i] <= 'f');
+        if (form[i] == 'x' ? !is_digit : text[i] != form[i])
+            return false;
+    }
+    return text[sizeof(form) - 1] == '\0';
+}
