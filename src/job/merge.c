@@ -15,7 +15,7 @@
 void vd_merge_init(struct vd_merge *merge)
 {
     vd_mutex_init(&merge->lock);
-    merge->position = 0;
+    merge->position = merge->start;
     merge->known = vd_range(0, 0);
     atomic_init(&merge->read_bytes, 0);
     atomic_init(&merge->data_bytes, 0);
@@ -148,7 +148,8 @@ static int merge_pieces(struct vd_merge *merge, const struct vd_merge_buffers *b
         if (ret < 0)
             return ret;
         struct vd_job_step step = {
-            .done_bytes = piece.range.length,
+            .done_bytes =
+                merge->rules->weigh ? merge->rules->weigh(merge, piece.range) : piece.range.length,
             .moved_bytes = piece.kind == VD_MERGE_READ ? piece.range.length : 0,
         };
         ret = vd_job_advance(merge->job, step, err);
@@ -159,19 +160,23 @@ static int merge_pieces(struct vd_merge *merge, const struct vd_merge_buffers *b
 
 static int work(void *opaque, unsigned index, struct vdisk_error *err)
 {
-    (void)index;
     struct vd_merge *merge = opaque;
     CLEANUP_FREE uint8_t *first = vd_alloc_io(VD_MERGE_PIECE_BYTES);
     CLEANUP_FREE uint8_t *second = vd_alloc_io(VD_MERGE_PIECE_BYTES);
-    struct vd_merge_buffers buffers = {.bytes = {first, second}};
+    struct vd_merge_buffers buffers = {.bytes = {first, second}, .worker = index};
     int ret =
         first && second ? merge_pieces(merge, &buffers, err) : vd_err_nomem(err, "buffers to copy");
     return ret < 0 ? vd_job_fail(merge->job, err) : 0;
 }
 
+int vd_merge_work(struct vd_merge *merge, unsigned workers, struct vdisk_error *err)
+{
+    return vd_workers_run(vd_job_workers(workers), work, merge, err);
+}
+
 int vd_merge_run(struct vd_merge *merge, const char *phase, unsigned workers,
                  struct vdisk_error *err)
 {
-    int ret = vd_job_phase(merge->job, phase, merge->size, 0, err);
-    return ret < 0 ? ret : vd_workers_run(vd_job_workers(workers), work, merge, err);
+    int ret = vd_job_phase(merge->job, phase, merge->size - merge->start, 0, err);
+    return ret < 0 ? ret : vd_merge_work(merge, workers, err);
 }

@@ -27,6 +27,7 @@ enum vd_merge_kind {
 /* What a worker reads into. */
 struct vd_merge_buffers {
     uint8_t *bytes[2]; /* VD_MERGE_PIECE_BYTES each */
+    unsigned worker;   /* 0 .. count - 1: for what a rule has for each of them */
 };
 
 struct vd_merge;
@@ -40,6 +41,8 @@ struct vd_merge_rules {
                 const struct vd_merge_buffers *buffers, struct vdisk_error *err);
     /* Makes zeros of a piece. */
     int (*zero)(struct vd_merge *merge, struct vd_range range, struct vdisk_error *err);
+    /* How many bytes of @range count as progress?  NULL: all of them. */
+    uint64_t (*weigh)(const struct vd_merge *merge, struct vd_range range);
 };
 
 struct vd_merge {
@@ -47,7 +50,8 @@ struct vd_merge {
     const void *opaque; /* for the rules */
     struct vd_job *job;
     struct vdisk_image *target; /* is written */
-    uint64_t size;              /* is looked at up to here */
+    uint64_t start;             /* is looked at from here */
+    uint64_t size;              /* up to here */
     bool is_durable;            /* what is written goes to the device soon, not to stay in memory */
 
     struct vd_mutex lock;
@@ -67,6 +71,9 @@ void vd_merge_destroy(struct vd_merge *merge);
 /* Does it all, in a phase of the job.  Nothing is flushed. */
 int vd_merge_run(struct vd_merge *merge, const char *phase, unsigned workers,
                  struct vdisk_error *err);
+
+/* The same within a phase that the caller has begun. */
+int vd_merge_work(struct vd_merge *merge, unsigned workers, struct vdisk_error *err);
 
 /* For the rules: writes to the target, and counts. */
 int vd_merge_write(struct vd_merge *merge, const uint8_t *bytes, struct vd_range range,
