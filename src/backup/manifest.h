@@ -7,8 +7,10 @@
 #include "util/range.h"
 #include "util/uuid.h"
 
-#define VD_MANIFEST_VERSION   1u
-#define VD_MANIFEST_BYTES_MAX (UINT64_C(64) << 20)
+#define VD_MANIFEST_VERSION      1u
+#define VD_MANIFEST_BYTES_MAX    (UINT64_C(64) << 20)
+
+#define VD_MANIFEST_BACKINGS_MAX 256u /* VDISK_CHAIN_IMAGES_MAX */
 
 /* A file of a point. */
 struct vd_manifest_file {
@@ -16,9 +18,9 @@ struct vd_manifest_file {
     struct vd_digest_table table;
 };
 
-/* The file or files behind an add-cow source, which have to stay as they are. */
+/* A file behind the source, as far as it has been: it has to stay as it is. */
 struct vd_manifest_backing {
-    char *name; /* owned, or NULL: there is none */
+    char *name; /* owned */
     uint64_t bytes;
     int64_t modified_ns; /* since 1970 */
 };
@@ -43,12 +45,13 @@ struct vd_manifest {
     char *source;        /* owned: its name, for local files absolute */
     char *source_format; /* owned */
 
-    /* What the next backup needs of the source, as far as there is something. */
+    /* What the next backup needs of the source, as far as there is something: whatever the
+     * @tracker, which is how this one was made. */
     char *bitmap;                         /* owned: has recorded what changes since this point */
-    char *bitmap_before;                  /* owned: more than that, if there is no bitmap yet */
-    char source_uuid[VD_UUID_TEXT_BYTES]; /* VDISK_TRACKER_VERSIONS, "" else */
-    struct vd_manifest_file versions;     /* VDISK_TRACKER_VERSIONS: le32 for each 64 KiB block */
-    struct vd_manifest_backing backing;   /* VDISK_TRACKER_OVERLAY */
+    char source_uuid[VD_UUID_TEXT_BYTES]; /* of a GOW image with @versions; "": there is none */
+    struct vd_manifest_file versions;     /* le32 for each 64 KiB block of the disk: its version */
+    struct vd_manifest_backing *backings; /* owned: what is behind the source, from the top down */
+    size_t backing_entries;               /* VD_MANIFEST_BACKINGS_MAX at most */
 };
 
 /* Also of a zeroed one. */

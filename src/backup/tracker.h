@@ -2,13 +2,28 @@
 /*
  * Who knows what has changed on a source since a point.
  *
- * The order of calls: find; begin; then, if the backup is one on a parent, changes; copying;
- * record; the point is made; settle.  If it is not made: cancel.  And free in any case.
+ * The order of calls: choose; new; begin; then, if the backup is one on a parent, changes, and if
+ * an unfinished one is gone on with, changes_since_begin; copying; record; the point is made;
+ * settle.  If it is not made, and the unfinished one is not kept: cancel.  And free in any case.
  *
  * T1  What changes() tells is no less than what has changed since the parent was made, whoever
- * wrote to the source, or the call fails. T2  Until settle(), the source can still tell what it
- * could before, whatever happens: it is called when the point is durable. T3  If the process dies
- * at any instant, the next backup finds what it needs by the manifests alone.
+ *     wrote to the source, or put an older copy of it in its place; or the call fails.  What a disk
+ *     lost that was made shorter and longer again is told by vd_copy_add_zeros() in addition.
+ * T2  Until settle(), the source can still tell what it could before, whatever happens: it is
+ *     called when the point is durable.
+ * T3  If the process dies at any instant, the next backup finds what it needs by the manifests
+ *     alone.
+ *
+ * What is recorded for the next backup goes by the format of the source; how this one knows what to
+ * read is another matter: with VDISK_BACKUP_COMPARE all of the disk is looked at, and the next one
+ * need not be.
+ *
+ * Bitmaps of qcow2 sources are called NAME-REPO8-POINT8: NAME is of the options, then come the
+ * first eight digits of the UUIDs of the repository and the point.  settle() leaves those of the
+ * new point and of the last full one, for a differential on it; all others of this repository go.
+ * The bitmap of point N tells exactly how the file that it is in differs from point N, also if
+ * somebody has put an older copy of that file in its place.  So if the parent's is not there, that
+ * of a point below the parent does it, with what the images of the points between them hold.
  */
 #ifndef VD_BACKUP_TRACKER_H
 #define VD_BACKUP_TRACKER_H
@@ -19,7 +34,7 @@
 
 struct vd_tracker;
 
-/* What a tracker may have to know. */
+/* What a tracker may have to know; all of it outlives the tracker. */
 struct vd_tracker_context {
     const struct vdisk_backup_options *options;
     struct vdisk_repository *repository;
@@ -31,67 +46,69 @@ struct vd_tracker_context {
                                          equal to point_uuid */
 };
 
-struct vd_tracker_driver {
-    enum vdisk_tracker kind;
-
-    /* Makes sure that from here on it is recorded what changes, for the next backup; and that this
-     * is the source of the repository (-EXDEV).  After it the source may be copied. */
-    int (*begin)(struct vd_tracker *tracker, struct vdisk_error *err);
-
-    /* What has changed since the parent was made goes to @wanted, which has no bit set.  -ENOTSUP:
-     * there is no record; -EUCLEAN: there is one that can not be trusted. */
-    int (*changes)(struct vd_tracker *tracker, struct vd_bitmap *wanted, struct vdisk_error *err);
-
-    /* What has changed since the unfinished backup began goes to @stale.  -ENOTSUP (err untouched):
-     * that is not known.  NULL: the same */
-    int (*changes_since_begin)(struct vd_tracker *tracker, struct vd_bitmap *stale,
-                               struct vdisk_error *err);
-
-    /* Puts into the manifest what the next backup needs.  Files that it makes are called by
-     * vd_point_file_name() with ".part" behind, and durable; the flow gives them their names. */
-    int (*record)(struct vd_tracker *tracker, struct vd_manifest *manifest,
-                  struct vdisk_error *err);
-
-    /* The point is there: what recorded the changes before it is not needed any more.  A failure
-     * costs nothing but time in the next backup. */
-    int (*settle)(struct vd_tracker *tracker, struct vdisk_error *err);
-
-    /* There will be no point, and the unfinished one is not kept: undoes begin(). */
-    void (*cancel)(struct vd_tracker *tracker);
-
-    void (*free)(struct vd_tracker *tracker);
-};
-
-struct vd_tracker {
-    const struct vd_tracker_driver *driver;
-    struct vd_tracker_context context;
-};
-
 /*
- * Which one does a source of @format called @name have, if these are the options?  An answer of
- * VDISK_TRACKER_NONE for an incremental backup is told why by the flow.
+ * Which one records what changes on @source, if these are the options?  @latest: or NULL.
+ * VDISK_TRACKER_NONE: nothing does; never VDISK_TRACKER_COMPARE.
  */
 enum vdisk_tracker vd_tracker_choose(const struct vdisk_backup_options *options,
-                                     struct vdisk_image *source);
+                                     const struct vd_manifest *latest, struct vdisk_image *source);
 
 /* Has the source to be open for writing?  Only an image with bitmaps of its own. */
 bool vd_tracker_wants_write(enum vdisk_tracker kind);
 
-/* Goes to vd_tracker_free(). */
+/* @kind: from vd_tracker_choose().  Goes to vd_tracker_free(). */
 int vd_tracker_new(enum vdisk_tracker kind, const struct vd_tracker_context *context,
                    struct vd_tracker **tracker, struct vdisk_error *err);
 void vd_tracker_free(struct vd_tracker *tracker); /* NULL is accepted */
 
-/* One of each: they live in files of their own. */
-int vd_tracker_none_new(const struct vd_tracker_context *context, struct vd_tracker **tracker,
-                        struct vdisk_error *err); /* and VDISK_TRACKER_COMPARE */
-int vd_tracker_bitmap_new(const struct vd_tracker_context *context, struct vd_tracker **tracker,
-                          struct vdisk_error *err);
-int vd_tracker_versions_new(const struct vd_tracker_context *context, struct vd_tracker **tracker,
-                            struct vdisk_error *err);
-int vd_tracker_overlay_new(const struct vd_tracker_context *context, struct vd_tracker **tracker,
-                           struct vdisk_error *err);
-int vd_tracker_nbd_new(const struct vd_tracker_context *context, struct vd_tracker **tracker,
+/* How is it known what this backup has to read?  For the manifest and the result.  NONE for a full
+ * one. */
+enum vdisk_tracker vd_tracker_kind(const struct vd_tracker *tracker);
+
+/* Is what is wanted more than what has changed, so that it has to be compared with what the parent
+ * shows (struct vd_copy, compares)? */
+bool vd_tracker_compares(const struct vd_tracker *tracker);
+
+/*
+ * Makes sure that from here on it is recorded what changes, for the next backup; that this is the
+ * source of the repository (-EXDEV); and, if the backup is one on a parent, that there is a record
+ * of what has changed since (as changes()): otherwise nothing has been done.
+ */
+int vd_tracker_begin(struct vd_tracker *tracker, struct vdisk_error *err);
+
+/*
+ * What has changed since the parent was made goes to @wanted, which has no bit set and is of the
+ * size of the source.  -ENOTSUP: there is no record; -EUCLEAN: there is one that can not be
+ * trusted.
+ */
+int vd_tracker_changes(struct vd_tracker *tracker, struct vd_bitmap *wanted,
                        struct vdisk_error *err);
+
+/* What has changed since the unfinished backup began goes to @stale, likewise.  -ENOTSUP (err
+ * untouched): that is not known. */
+int vd_tracker_changes_since_begin(struct vd_tracker *tracker, struct vd_bitmap *stale,
+                                   struct vdisk_error *err);
+
+/*
+ * Puts into the @manifest, which has its number, what the next backup needs.  If it sets
+ * manifest->versions, the file of that name with ".part" behind has been made, durable but for its
+ * name, with its digests in the table: the flow renames it when the point is made.
+ */
+int vd_tracker_record(struct vd_tracker *tracker, struct vd_manifest *manifest,
+                      struct vdisk_error *err);
+
+/* The point is there: what recorded the changes before it is not needed any more.  A failure costs
+ * nothing but time in the next backup. */
+int vd_tracker_settle(struct vd_tracker *tracker, struct vdisk_error *err);
+
+/* Undoes begin(). */
+void vd_tracker_cancel(struct vd_tracker *tracker);
+
+/*
+ * What the source is called in manifests: absolute if it is a local file; links to directories are
+ * followed, the file itself may be one.  No user and password of a URL.  To be freed; NULL with
+ * @err set.
+ */
+char *vd_tracker_source_name(struct vdisk_image *source, struct vdisk_error *err);
 
 #endif
