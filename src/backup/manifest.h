@@ -49,7 +49,9 @@ struct vd_manifest {
      * @tracker, which is how this one was made. */
     char *bitmap;                         /* owned: has recorded what changes since this point */
     char source_uuid[VD_UUID_TEXT_BYTES]; /* of a GOW image with @versions; "": there is none */
-    struct vd_manifest_file versions;     /* le32 for each 64 KiB block of the disk: its version */
+    /* le32 for each 64 KiB block of the disk: its version; or, without a @source_uuid, 1 for each
+     * of which an overlay has something of its own, and else 0. */
+    struct vd_manifest_file versions;
     struct vd_manifest_backing *backings; /* owned: what is behind the source, from the top down */
     size_t backing_entries;               /* VD_MANIFEST_BACKINGS_MAX at most */
 };
