@@ -3,6 +3,7 @@
 #include <inttypes.h>
 #include <stdlib.h>
 
+#include "job/sums_crypto.h"
 #include "job/sync_sums.h"
 #include "storage/new_file.h"
 #include "util/mem.h"

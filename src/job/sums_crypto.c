@@ -1,20 +1,12 @@
 /* SPDX-License-Identifier: MIT */
-/* SHA-256 and signatures, by GnuTLS. */
+/* Signatures, by GnuTLS. */
 #include "job/sums_crypto.h"
 
 #include <gnutls/abstract.h>
-#include <gnutls/crypto.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define RSA_BITS_MIN 2048u
-
-int vd_sha256(const void *data, size_t length, uint8_t digest[VD_SHA256_BYTES],
-              struct vdisk_error *err)
-{
-    int ret = gnutls_hash_fast(GNUTLS_DIG_SHA256, data, length, digest);
-    return ret < 0 ? vd_err_set(err, EIO, "SHA-256: %s", gnutls_strerror(ret)) : 0;
-}
 
 static int key_error(const char *key_name, int ret, struct vdisk_error *err)
 {

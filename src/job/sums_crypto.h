@@ -1,15 +1,9 @@
 /* SPDX-License-Identifier: MIT */
-/* SHA-256 and signatures, by GnuTLS (sums_crypto.c), or answering -ENOTSUP (sums_crypto_off.c). */
+/* Signatures, by GnuTLS (sums_crypto.c), or answering -ENOTSUP (sums_crypto_off.c). */
 #ifndef VD_JOB_SUMS_CRYPTO_H
 #define VD_JOB_SUMS_CRYPTO_H
 
 #include "util/err.h"
-
-#define VD_SHA256_BYTES 32u
-
-/* Any thread. */
-int vd_sha256(const void *data, size_t length, uint8_t digest[VD_SHA256_BYTES],
-              struct vdisk_error *err);
 
 /*
  * Signs with the private key of the PEM file @key_name: Ed25519, ECDSA or RSA, the two latter with

@@ -1,19 +1,10 @@
 /* SPDX-License-Identifier: MIT */
-/* No SHA-256 and no signatures: built without GnuTLS. */
+/* No signatures: built without GnuTLS. */
 #include "job/sums_crypto.h"
 
 static int missing(struct vdisk_error *err)
 {
-    return vd_err_set(err, ENOTSUP, "this vdisk was built without GnuTLS: no sums, no signatures");
-}
-
-int vd_sha256(const void *data, size_t length, uint8_t digest[VD_SHA256_BYTES],
-              struct vdisk_error *err)
-{
-    (void)data;
-    (void)length;
-    (void)digest;
-    return missing(err);
+    return vd_err_set(err, ENOTSUP, "this vdisk was built without GnuTLS: no signatures");
 }
 
 int vd_signature_make(const char *key_name, const void *data, size_t length, uint8_t **signature,

@@ -4,7 +4,7 @@
 #define VD_JOB_SUMS_FILE_H
 
 #include "format/gow/gow_header.h"
-#include "job/sums_crypto.h"
+#include "util/digest.h"
 #include "util/endian.h"
 
 #define VD_SUMS_VERSION     1u

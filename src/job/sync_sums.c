@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "job/sums_crypto.h"
 #include "util/mem.h"
 
 #define SIGNATURE_BYTES_MAX 4096u

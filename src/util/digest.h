@@ -31,6 +31,19 @@ enum vd_digest_kind vd_digest_find(const char *name);
 int vd_digest(enum vd_digest_kind kind, const void *data, size_t length, uint8_t *digest,
               struct vdisk_error *err);
 
+/* A digest of data that comes in pieces. */
+struct vd_digest_run {
+    enum vd_digest_kind kind;
+    void *state;
+};
+
+/* Goes to vd_digest_end() or vd_digest_cancel(), unless this fails. */
+int vd_digest_begin(struct vd_digest_run *run, enum vd_digest_kind kind, struct vdisk_error *err);
+int vd_digest_add(struct vd_digest_run *run, const void *data, size_t length,
+                  struct vdisk_error *err);
+void vd_digest_end(struct vd_digest_run *run, uint8_t *digest); /* vd_digest_bytes() */
+void vd_digest_cancel(struct vd_digest_run *run);
+
 int vd_sha256(const void *data, size_t length, uint8_t digest[VD_SHA256_BYTES],
               struct vdisk_error *err);
 
