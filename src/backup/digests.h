@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* Digests of whole files, made and compared by several threads. */
+/*
+ * Digests of whole files, made and compared by several threads, within a phase of the job that the
+ * caller has begun: each byte of the file is done once.  @workers: 0: the default.
+ */
 #ifndef VD_BACKUP_DIGESTS_H
 #define VD_BACKUP_DIGESTS_H
 

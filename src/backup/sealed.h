@@ -38,4 +38,8 @@ int vd_sealed_replace(const char *name, const json_t *object, const struct vd_se
 int vd_sealed_read(const char *name, const struct vd_seal_key *key, uint64_t bytes_max,
                    json_t **object, struct vdisk_error *err);
 
+/* The same for the content of a file, with a NUL behind its @length bytes; @name: for messages. */
+int vd_sealed_parse(const char *name, const char *text, size_t length,
+                    const struct vd_seal_key *key, json_t **object, struct vdisk_error *err);
+
 #endif
