@@ -273,6 +273,7 @@ static int serve(struct vd_connection *connection, struct vdisk_error *err)
         .memory_bytes = options->connection_bytes,
         .idle_ms = options->idle_ms,
         .stall_ms = options->stall_ms,
+        .spinners = &server->spinners,
     };
     ret = vd_transmit(&transmit, &session, err);
     deliver(connection, session.export);

@@ -7,6 +7,8 @@
 #include <string.h>
 #include <sys/socket.h>
 
+#include "util/workers.h"
+
 #define WORKERS_DEFAULT          32u
 #define WORKERS_MAX              1024u
 #define CONNECTIONS_DEFAULT      1024u
@@ -65,6 +67,7 @@ int vdisk_server_create(const struct vdisk_server_options *options, struct vdisk
     fill_in_defaults(&made->options);
     made->log = (struct vd_log){.write = options->log, .opaque = options->opaque};
     vd_exports_init(&made->exports);
+    vd_spinners_init(&made->spinners, vd_workers_cpus());
     vd_mutex_init(&made->lock);
     vd_cond_init(&made->changed);
 

@@ -9,6 +9,7 @@
 #include <pthread.h>
 
 #include "serve/handshake.h"
+#include "serve/spin.h"
 #include "util/pool.h"
 
 struct vd_status;
@@ -33,6 +34,7 @@ struct vdisk_server {
     struct vd_tls *tls; /* or NULL */
     struct vd_pool *pool;
     atomic_bool is_stopping;
+    struct vd_spinners spinners;
 
     struct vd_mutex lock;
     struct vd_cond changed;            /* a connection ended, or the server stops */

@@ -12,10 +12,6 @@
 #include "serve/transmit_priv.h"
 #include "util/mem.h"
 
-/* What is received at once; a request of up to half of it is looked at when it is there whole. */
-#define IN_BYTES       (256u << 10)
-#define IN_WHOLE_BYTES (IN_BYTES / 2)
-
 /* How long nothing is read ahead for a client that takes no replies at all. */
 #define CONGESTED_MS 20
 
@@ -84,7 +80,8 @@ static void submit(struct vd_flow *flow, struct vd_task *task)
 static int start(struct vd_flow *flow)
 {
     const struct vd_request *request = &flow->request;
-    if (request->payload_bytes <= IN_WHOLE_BYTES && vd_now_try(flow, flow->in + flow->in_start)) {
+    if (request->payload_bytes <= VD_IN_WHOLE_BYTES &&
+        vd_now_try(flow, flow->in + flow->in_start)) {
         flow->in_start += request->payload_bytes;
         flow->has_request = false;
         return 0;
@@ -115,7 +112,7 @@ static int examine(struct vd_flow *flow)
     flow->refusal = 0;
     if (is_filter) {
         /* One that does not fit in there is refused for its length, and not looked at. */
-        if (request->payload_bytes <= IN_WHOLE_BYTES && in_bytes(flow) < request->payload_bytes)
+        if (request->payload_bytes <= VD_IN_WHOLE_BYTES && in_bytes(flow) < request->payload_bytes)
             return PAUSE_INPUT;
         flow->refusal =
             vd_request_filter(flow->session, request, flow->in + flow->in_start, &flow->why);
@@ -132,7 +129,7 @@ static int examine(struct vd_flow *flow)
         return skip_payload(flow);
     }
     /* A write that fits is looked at whole. */
-    if (request->payload_bytes <= IN_WHOLE_BYTES && in_bytes(flow) < request->payload_bytes)
+    if (request->payload_bytes <= VD_IN_WHOLE_BYTES && in_bytes(flow) < request->payload_bytes)
         return PAUSE_INPUT;
     if (is_filter) {
         flow->in_start += request->payload_bytes;
@@ -153,7 +150,7 @@ static int consume(struct vd_flow *flow, struct vdisk_error *err)
             if (flow->filled_bytes < flow->filling->request.payload_bytes)
                 return PAUSE_INPUT;
             struct vd_task *task = STEAL_PTR(flow->filling);
-            bool was_tried = task->request.payload_bytes <= IN_WHOLE_BYTES;
+            bool was_tried = task->request.payload_bytes <= VD_IN_WHOLE_BYTES;
             if (was_tried || !vd_now_try_task(flow, task))
                 submit(flow, task);
         } else if (flow->has_request) {
@@ -165,6 +162,7 @@ static int consume(struct vd_flow *flow, struct vdisk_error *err)
             if (ret < 0)
                 return ret;
             flow->in_start += header_bytes;
+            flow->requests++;
             if (flow->request.command == NBD_CMD_DISC)
                 return PAUSE_DISC;
             flow->has_request = true;
@@ -173,44 +171,6 @@ static int consume(struct vd_flow *flow, struct vdisk_error *err)
         if (ret)
             return ret;
     }
-}
-
-/* ---- Receiving ---- */
-
-/* What arrives next goes to *to: returns how much of it may come. */
-static size_t receive_room(struct vd_flow *flow, uint8_t **to)
-{
-    if (flow->in_start == flow->in_end)
-        flow->in_start = flow->in_end = 0;
-    if (flow->filling) {
-        assert(flow->in_end == 0);
-        *to = flow->filling->buffer->bytes + flow->filled_bytes;
-        return (size_t)(flow->filling->request.payload_bytes - flow->filled_bytes);
-    }
-    /* The start of one request is left, or of all while there is no memory. */
-    if (flow->in_start && IN_BYTES - flow->in_end < IN_WHOLE_BYTES) {
-        memmove(flow->in, flow->in + flow->in_start, in_bytes(flow));
-        flow->in_end = in_bytes(flow);
-        flow->in_start = 0;
-    }
-    *to = flow->in + flow->in_end;
-    return IN_BYTES - flow->in_end;
-}
-
-/* 1: something was received; 0: the client has sent all; or a negative errno, -EAGAIN too. */
-static int receive(struct vd_flow *flow, bool is_waiting)
-{
-    uint8_t *to;
-    size_t room = receive_room(flow, &to);
-    ssize_t got = vd_stream_receive(flow->session->stream, to, room, is_waiting);
-    if (got <= 0)
-        return (int)got;
-    flow->received_us = vd_clock_us();
-    if (flow->filling)
-        flow->filled_bytes += (size_t)got;
-    else
-        flow->in_end += (size_t)got;
-    return 1;
 }
 
 /* ---- Waiting ---- */
@@ -297,13 +257,12 @@ static int wait_for_any(struct vd_flow *flow, const struct wait *wait, bool want
     return wants_input && (fds[STREAM].revents & ~POLLOUT) ? 1 : 0;
 }
 
-/* Waits until something has been received (1), the client has sent all (0), or something else may
- * have changed (-EAGAIN); or another negative errno. */
-static int wait_for_input(struct vd_flow *flow, struct vdisk_error *err)
+/* As below, asleep. */
+static int sleep_for_input(struct vd_flow *flow, struct vdisk_error *err)
 {
     struct wait wait = plan_wait(flow, true);
     if (wait.is_idle && !flow->transmit->idle_ms)
-        return receive(flow, true);
+        return vd_receive(flow, true);
     if (!vd_stream_has_received(flow->session->stream)) {
         bool is_idle = wait.is_idle;
         if (is_idle)
@@ -316,7 +275,18 @@ static int wait_for_input(struct vd_flow *flow, struct vdisk_error *err)
         if (ret <= 0)
             return ret ? ret : -EAGAIN;
     }
-    return receive(flow, false);
+    return vd_receive(flow, false);
+}
+
+/* Waits until something has been received (1), the client has sent all (0), or something else may
+ * have changed (-EAGAIN); or another negative errno. */
+static int wait_for_input(struct vd_flow *flow, struct vdisk_error *err)
+{
+    int ret = vd_receive_soon(flow);
+    if (ret == -EAGAIN)
+        ret = sleep_for_input(flow, err);
+    vd_receive_waited(flow, ret);
+    return ret;
 }
 
 static int wait_for_memory(struct vd_flow *flow, struct vdisk_error *err)
@@ -397,7 +367,7 @@ static int serve(struct vd_flow *flow, struct vdisk_error *err)
 
 static int open_flow(struct vd_flow *flow, struct vdisk_error *err)
 {
-    flow->in = vd_alloc_io(IN_BYTES);
+    flow->in = vd_alloc_io(VD_IN_BYTES);
     if (!flow->in)
         return vd_err_nomem(err, "a connection");
     flow->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -424,7 +394,7 @@ static void close_flow(struct vd_flow *flow)
         flow->first = task->next;
         vd_memory_give(flow, task);
     }
-    flow->memory.used_bytes -= IN_BYTES;
+    flow->memory.used_bytes -= VD_IN_BYTES;
     vd_memory_destroy(&flow->memory);
     vd_mutex_unlock(&flow->lock);
     vd_mutex_destroy(&flow->lock);
@@ -439,7 +409,7 @@ int vd_transmit(const struct vd_transmit *transmit, struct vd_session *session,
         .transmit = transmit,
         .session = session,
         .memory = {.limit_bytes = vd_max(transmit->memory_bytes, session->payload_max + ROOM_BYTES),
-                   .used_bytes = IN_BYTES},
+                   .used_bytes = VD_IN_BYTES},
     };
     int ret = open_flow(&flow, err);
     if (ret < 0)

@@ -15,6 +15,7 @@
 
 #include "serve/log.h"
 #include "serve/session.h"
+#include "serve/spin.h"
 #include "util/pool.h"
 
 struct vd_transmit {
@@ -25,6 +26,7 @@ struct vd_transmit {
     uint64_t memory_bytes;          /* most at once */
     uint32_t idle_ms;               /* 0: none */
     uint32_t stall_ms;              /* 0: none */
+    struct vd_spinners *spinners;   /* of the server; NULL: it never spins (spin.h) */
 };
 
 /*

@@ -35,7 +35,7 @@ static void count(struct vd_flow *flow)
  */
 static bool send_alone(struct vd_flow *flow, struct vd_task *task)
 {
-    if (atomic_load(&flow->under_way) || flow->first || flow->send_error || flow->is_blocked)
+    if (!vd_flow_is_alone(flow))
         return false;
     ssize_t sent = vd_stream_send(flow->session->stream, task->list, 1, false);
     if (sent == (ssize_t)task->list[0].iov_len)

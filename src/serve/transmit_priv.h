@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* What the rooms of the transmission share: transmit.c, transmit_send.c, transmit_memory.c, run.c.
- */
+/* What the rooms of the transmission share: transmit.c, transmit_receive.c,
+ * transmit_now.c, transmit_send.c, transmit_memory.c, run.c. */
 #ifndef VD_SERVE_TRANSMIT_PRIV_H
 #define VD_SERVE_TRANSMIT_PRIV_H
 
@@ -9,6 +9,10 @@
 #include "serve/reply.h"
 #include "serve/transmit.h"
 #include "util/mutex.h"
+
+/* What is received at once; a request of up to half of it is looked at when it is there whole. */
+#define VD_IN_BYTES       (256u << 10)
+#define VD_IN_WHOLE_BYTES (VD_IN_BYTES / 2)
 
 /* So many requests of one connection are with workers at once. */
 #define VD_FLOW_TASKS_MAX 256u
@@ -84,6 +88,10 @@ struct vd_flow {
     uint64_t writes_wait_us; /* until then writes may wait for the disk, as one did */
     bool is_congested;       /* nothing is read ahead, as the client takes no replies */
     bool is_disconnected;    /* the client said that it leaves */
+    uint64_t requests;       /* received so far */
+    struct vd_spin spin;
+    struct vd_spin_wait wait; /* the one under way, or the last */
+    bool is_wait_noted;       /* it tells something about spinning */
 
     struct vd_mutex lock;
     struct vd_memory memory; /* under lock, as all that follows */
@@ -98,6 +106,25 @@ struct vd_flow {
     uint64_t progress_ms; /* when something was sent, or began to wait for that; with stall_ms */
     atomic_uint under_way; /* tasks with workers; changed under lock */
 };
+
+/* Has nobody else to do with it, and is all sent?  Then nobody else begins to, as only the thread
+ * of the connection, which asks, gives work to others. */
+static inline bool vd_flow_is_alone(const struct vd_flow *flow)
+{
+    return !atomic_load(&flow->under_way) && !flow->first && !flow->send_error && !flow->is_blocked;
+}
+
+/* ---- transmit_receive.c: the thread of the connection ---- */
+
+/* 1: something was received; 0: the client has sent all; or a negative errno, -EAGAIN too. */
+int vd_receive(struct vd_flow *flow, bool is_waiting);
+
+/* The same before a wait for input: if that pays, it is tried for a moment, else this is -EAGAIN.
+ */
+int vd_receive_soon(struct vd_flow *flow);
+
+/* After the wait, with what it returned: learns whether that would pay the next time. */
+void vd_receive_waited(struct vd_flow *flow, int ret);
 
 /* ---- transmit_memory.c: under flow->lock ---- */
 

@@ -13,6 +13,7 @@ void serving_start_on(struct serving *serving, struct vdisk_image *image)
 {
     static const struct vdisk_export_options options = {.struct_bytes = sizeof(options)};
     *serving = (struct serving){.image = image, .memory_bytes = 72u << 20};
+    vd_spinners_init(&serving->spinners, 4);
     serving->export.image = image;
     static char name[] = "disk";
     serving->export.name = name;
@@ -69,6 +70,7 @@ static void *serve(void *opaque)
         .memory_bytes = serving->memory_bytes,
         .stall_ms = serving->stall_ms,
         .idle_ms = serving->idle_ms,
+        .spinners = &serving->spinners,
     };
     client->ret = vd_transmit(&transmit, &client->session, &client->err);
     vd_stream_cut(&client->stream); /* as the server does: the client sees the end */

@@ -21,6 +21,7 @@ struct serving {
     uint64_t memory_bytes;
     uint32_t stall_ms;
     uint32_t idle_ms;
+    struct vd_spinners spinners;
 };
 
 /* One connection: both ends, and the thread that serves it. */

@@ -612,6 +612,42 @@ static void errors_of_disks_are_answers(void **state)
     }
 }
 
+/* One by one, so often that the thread of the connection tries to spin, and is cut while it may. */
+static void requests_one_by_one(void **state)
+{
+    (void)state;
+    enum {
+        ROUNDS = 3000
+    };
+    enum client_mode mode;
+    unsigned seed = 815;
+    FOR_MODES(mode)
+    {
+        struct serving serving;
+        struct client client;
+        serving_start(&serving, "raw", DISK);
+        client_start(&client, &serving, mode);
+        memset(model, 0, sizeof(model));
+        for (unsigned round = 0; round < ROUNDS; round += 2) {
+            uint64_t offset = (uint64_t)rand_r(&seed) % (DISK - 4 * KIB);
+            fill(bytes, 4 * KIB, &seed);
+            memcpy(model + offset, bytes, 4 * KIB);
+            assert_int_equal(ask(&client, NBD_CMD_WRITE, 0, offset, 4 * KIB), 0);
+            expect_model(&client, offset, 4 * KIB);
+        }
+        if (mode == CLIENT_SIMPLE) {
+            client_disconnect(&client);
+        } else {
+            vd_stream_end_receiving(&client.stream);
+            client_join(&client);
+            assert_int_equal(client.ret, 0);
+        }
+        assert_int_equal(atomic_load(&serving.spinners.spinning), 0);
+        assert_int_equal(atomic_load(&serving.spinners.requests), ROUNDS);
+        serving_stop(&serving);
+    }
+}
+
 static void what_goes_is_refused(void **state)
 {
     (void)state;
@@ -748,6 +784,7 @@ int main(void)
         cmocka_unit_test(a_client_that_sends_first_and_reads_later),
         cmocka_unit_test(a_client_that_stalls_or_idles_is_dropped),
         cmocka_unit_test(errors_of_disks_are_answers),
+        cmocka_unit_test(requests_one_by_one),
         cmocka_unit_test(what_goes_is_refused),
         cmocka_unit_test(a_cut_in_the_middle),
         cmocka_unit_test(four_clients_at_once),
