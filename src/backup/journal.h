@@ -4,7 +4,10 @@
  *
  * L1  Nothing of it is done before vd_journal_commit() has made journal.json, durable; afterwards
  *     all of it will be, by this process or by whoever opens the repository next.
- * L2  Each step may be done again after it has been done.
+ * L2  Each step may be done again after it has been done, and all of them after all: no step gives
+ *     a name that an earlier one has taken away.
+ * L3  With VD_REPOSITORY_ADD nothing that a point has is touched, so that those who read need not
+ *     be kept away, now or when somebody else has to finish it.
  */
 #ifndef VD_BACKUP_JOURNAL_H
 #define VD_BACKUP_JOURNAL_H
@@ -37,7 +40,14 @@ int vd_journal_commit(struct vd_journal *journal, struct vdisk_error *err);
 /* Is there a journal?  0 or 1, or a negative errno. */
 int vd_journal_is_pending(const struct vdisk_repository *repository, struct vdisk_error *err);
 
-/* Does what a journal says, if there is one.  The repository is open with VD_REPOSITORY_CHANGE. */
+/* 1: there is a journal, and this is the @access that recovering takes; 0: there is none; or a
+ * negative errno. */
+int vd_journal_needs(const struct vdisk_repository *repository, enum vd_repository_access *access,
+                     struct vdisk_error *err);
+
+/* Does what a journal says, if there is one.  The repository is locked as vd_journal_needs() says,
+ * or for VD_REPOSITORY_CHANGE.  -EBADMSG: it is damaged, or a file of it is: then nothing, or no
+ * more, is done. */
 int vd_journal_recover(struct vdisk_repository *repository, struct vdisk_error *err);
 
 #endif

@@ -8,6 +8,11 @@
 
 #include "backup/repository.h"
 
+/* "partial.qcow2", "partial.qed"; NULL: nothing is stored in this format. */
+const char *vd_partial_image_name(const char *format);
+
+#define VD_PARTIAL_VERSIONS_NAME "partial.versions"
+
 struct vd_partial {
     char uuid[VD_UUID_TEXT_BYTES]; /* of the point that it is to be */
     enum vdisk_point_kind kind;

@@ -29,6 +29,7 @@ enum vd_repository_access {
 
 struct vd_point {
     uint64_t number;
+    char file[32];               /* name of the manifest */
     bool is_damaged;             /* the manifest: only the number is known */
     struct vdisk_error damage;   /* why */
     struct vd_manifest manifest; /* owned */
@@ -38,15 +39,16 @@ struct vdisk_repository {
     char *name; /* owned: as given */
     enum vd_repository_access access;
     char uuid[VD_UUID_TEXT_BYTES];
-    struct vd_seal_key key; /* owned */
-    int lock_fd;
+    struct vd_seal_key key;  /* owned */
+    int lock_fd;             /* -1: it is read without a lock, as none can be had */
     struct vd_point *points; /* owned; by number */
     size_t point_entries;
 };
 
 /*
  * Makes an empty one if there is no repository yet, for VD_REPOSITORY_ADD; the directory may be
- * there if it is empty.  Otherwise as vdisk_repository_open().
+ * there if it is empty.  Otherwise as vdisk_repository_open().  With VD_REPOSITORY_ADD or _CHANGE,
+ * files NUMBER.*.part that somebody has left are removed.
  */
 int vd_repository_open(const char *name, enum vd_repository_access access,
                        const struct vd_seal_key *key, struct vdisk_repository **repository,
@@ -54,6 +56,11 @@ int vd_repository_open(const char *name, enum vd_repository_access access,
 
 /* Reads the list of points again. */
 int vd_repository_reload(struct vdisk_repository *repository, struct vdisk_error *err);
+
+/* Is there a regular file of this name?  1 or 0; -EBADMSG: there is something else, which nobody
+ * should open; or another negative errno. */
+int vd_repository_has_file(const struct vdisk_repository *repository, const char *file,
+                           struct vdisk_error *err);
 
 /* NAME/FILE, to be freed; NULL with @err set: no memory. */
 char *vd_repository_path(const struct vdisk_repository *repository, const char *file,

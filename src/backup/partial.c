@@ -1,0 +1,188 @@
+/* SPDX-License-Identifier: MIT */
+/* A backup that is not finished. */
+#include "backup/partial.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "storage/new_file.h"
+#include "util/mem.h"
+
+#define PARTIAL_NAME      "partial.json"
+#define PARTIAL_SCHEMA    "vdisk-backup-partial"
+#define PARTIAL_VERSION   1
+#define PARTIAL_BYTES_MAX (UINT64_C(1) << 20)
+
+static const struct {
+    const char *format;
+    const char *name;
+} images[] = {
+    {"qcow2", "partial.qcow2"},
+    {"qed", "partial.qed"},
+};
+
+#define IMAGES (sizeof(images) / sizeof(images[0]))
+
+const char *vd_partial_image_name(const char *format)
+{
+    for (size_t i = 0; i < IMAGES; i++)
+        if (strcmp(images[i].format, format) == 0)
+            return images[i].name;
+    return NULL;
+}
+
+void vd_partial_free(struct vd_partial *partial)
+{
+    free(partial->image_format);
+    free(partial->source);
+    *partial = (struct vd_partial){0};
+}
+
+/* What json_unpack() lends, and has ranges to be checked. */
+struct fields {
+    const char *schema;
+    const char *repository;
+    const char *uuid;
+    const char *kind;
+    const char *tracker;
+    const char *parent_uuid;
+    const char *format;
+    const char *source;
+    json_int_t version;
+    json_int_t parent;
+    json_int_t size;
+    json_int_t done;
+};
+
+static bool unpack(json_t *object, struct fields *f)
+{
+    return json_unpack_ex(object, NULL, JSON_STRICT,
+                          "{s:s, s:I, s:s, s:s, s:s, s:s, s:I, s:s, s:I, s:s, s:s, s:I}", "schema",
+                          &f->schema, "version", &f->version, "repository", &f->repository, "uuid",
+                          &f->uuid, "kind", &f->kind, "tracker", &f->tracker, "parent", &f->parent,
+                          "parent-uuid", &f->parent_uuid, "virtual-size", &f->size, "format",
+                          &f->format, "source", &f->source, "done", &f->done) == 0;
+}
+
+static bool makes_sense(const struct vdisk_repository *repository, const struct fields *f)
+{
+    bool has_parent = f->parent != 0;
+    return strcmp(f->schema, PARTIAL_SCHEMA) == 0 && f->version == PARTIAL_VERSION &&
+           strcmp(f->repository, repository->uuid) == 0 && vd_uuid_is_text(f->uuid) &&
+           vd_point_kind_of(f->kind) && vd_tracker_of(f->tracker) &&
+           vd_partial_image_name(f->format) && f->parent >= 0 && f->size >= 0 && f->done >= 0 &&
+           f->done <= f->size && has_parent == (strcmp(f->kind, "full") != 0) &&
+           (has_parent ? vd_uuid_is_text(f->parent_uuid) : !*f->parent_uuid);
+}
+
+/* Is the point that it lies on still what it was? */
+static bool has_parent(const struct vdisk_repository *repository, const struct fields *f)
+{
+    if (!f->parent)
+        return true;
+    const struct vd_point *parent = vd_repository_point_of(repository, (uint64_t)f->parent);
+    return parent && !parent->is_damaged && strcmp(parent->manifest.uuid, f->parent_uuid) == 0;
+}
+
+static int take(struct vd_partial *partial, const struct fields *f, struct vdisk_error *err)
+{
+    *partial = (struct vd_partial){
+        .kind = vd_point_kind_of(f->kind),
+        .tracker = vd_tracker_of(f->tracker),
+        .parent = (uint64_t)f->parent,
+        .virtual_bytes = (uint64_t)f->size,
+        .image_format = strdup(f->format),
+        .source = strdup(f->source),
+        .done_bytes = (uint64_t)f->done,
+    };
+    snprintf(partial->uuid, sizeof(partial->uuid), "%s", f->uuid);
+    snprintf(partial->parent_uuid, sizeof(partial->parent_uuid), "%s", f->parent_uuid);
+    if (partial->image_format && partial->source)
+        return 1;
+    vd_partial_free(partial);
+    return vd_err_nomem(err, "a backup that is not finished");
+}
+
+/* 1: there is something; 0: there is not, or nobody can go on with it. */
+static int load(const struct vdisk_repository *repository, json_t **object, struct vdisk_error *err)
+{
+    struct vdisk_error why = {0};
+    int ret = vd_repository_has_file(repository, PARTIAL_NAME, &why);
+    CLEANUP_FREE char *path = ret > 0 ? vd_repository_path(repository, PARTIAL_NAME, &why) : NULL;
+    if (ret > 0)
+        ret = path ? vd_sealed_read(path, &repository->key, PARTIAL_BYTES_MAX, object, &why)
+                   : -ENOMEM;
+    else if (ret == 0)
+        return 0;
+    if (ret == 0)
+        return 1;
+    bool is_worthless = ret == -ENOENT || ret == -EBADMSG || ret == -EKEYREJECTED;
+    return is_worthless ? 0 : vd_err_copy(err, &why);
+}
+
+int vd_partial_read(struct vdisk_repository *repository, struct vd_partial *partial,
+                    struct vdisk_error *err)
+{
+    json_t *object = NULL;
+    struct fields fields;
+    int ret = load(repository, &object, err);
+    if (ret <= 0)
+        return ret;
+    ret = 0;
+    if (unpack(object, &fields) && makes_sense(repository, &fields) &&
+        has_parent(repository, &fields) &&
+        vd_repository_has_file(repository, vd_partial_image_name(fields.format), NULL) > 0)
+        ret = take(partial, &fields, err);
+    json_decref(object);
+    return ret;
+}
+
+int vd_partial_write(struct vdisk_repository *repository, const struct vd_partial *partial,
+                     struct vdisk_error *err)
+{
+    CLEANUP_FREE char *path = vd_repository_path(repository, PARTIAL_NAME, err);
+    if (!path)
+        return -ENOMEM;
+    json_error_t why;
+    json_t *object = json_pack_ex(
+        &why, 0, "{s:s, s:i, s:s, s:s, s:s, s:s, s:I, s:s, s:I, s:s, s:s, s:I}", "schema",
+        PARTIAL_SCHEMA, "version", PARTIAL_VERSION, "repository", repository->uuid, "uuid",
+        partial->uuid, "kind", vd_point_kind_name(partial->kind), "tracker",
+        vd_tracker_name(partial->tracker), "parent", (json_int_t)partial->parent, "parent-uuid",
+        partial->parent_uuid, "virtual-size", (json_int_t)partial->virtual_bytes, "format",
+        partial->image_format, "source", partial->source, "done", (json_int_t)partial->done_bytes);
+    if (!object)
+        return vd_err_set(err, EINVAL, "%s: %s", path, why.text); /* a source that is no UTF-8 */
+    int ret = vd_sealed_replace(path, object, &repository->key, err);
+    json_decref(object);
+    return ret;
+}
+
+static int remove_file(const struct vdisk_repository *repository, const char *name,
+                       struct vdisk_error *err)
+{
+    CLEANUP_FREE char *path = vd_repository_path(repository, name, err);
+    if (!path)
+        return -ENOMEM;
+    if (unlink(path) < 0 && errno != ENOENT)
+        return vd_err_errno(err, errno, "%s: can not remove it", path);
+    return 0;
+}
+
+/* What tells of it goes first: never does partial.json speak of the bytes of another image. */
+int vd_partial_remove(struct vdisk_repository *repository, struct vdisk_error *err)
+{
+    CLEANUP_FREE char *path = vd_repository_path(repository, PARTIAL_NAME, err);
+    int ret = path ? remove_file(repository, PARTIAL_NAME, err) : -ENOMEM;
+    if (ret == 0)
+        ret = vd_new_file_sync_directory(path, err);
+    for (size_t i = 0; ret == 0 && i < IMAGES; i++)
+        ret = remove_file(repository, images[i].name, err);
+    if (ret == 0)
+        ret = remove_file(repository, VD_PARTIAL_VERSIONS_NAME, err);
+    if (ret == 0)
+        ret = remove_file(repository, PARTIAL_NAME ".part", err);
+    return ret;
+}
