@@ -22,17 +22,20 @@
 int vd_redo_open(struct vd_storage *below, struct vd_storage *log, enum vd_digest_kind kind,
                  struct vd_storage **storage, struct vdisk_error *err);
 
-/* Has anything of @range been changed? */
+/* Has anything of @range been changed?  By whole blocks of 64 KiB; and all that is behind the least
+ * size that the file had. */
 bool vd_redo_has_changed(struct vd_storage *storage, struct vd_range range);
 
-/* Bytes that were written into the log. */
+/* Bytes that the log takes: those of all blocks that were changed. */
 uint64_t vd_redo_bytes(struct vd_storage *storage);
 
 /* No changes come any more: makes the log whole, and durable.  @digest, VD_DIGEST_BYTES_MAX: over
  * the whole log, for vd_redo_apply(). */
 int vd_redo_finish(struct vd_storage *storage, uint8_t *digest, struct vdisk_error *err);
 
-/* Does what is in the @log to @file, which is writable, and flushes it.  @digest: of the log */
+/* Does what is in the @log to @file, which is writable, and flushes it.  @digest: of the log.
+ * -EBADMSG: the log is not as it was finished, or is for a file of another size: nothing has been
+ * done, but if it can not be read twice the same. */
 int vd_redo_apply(struct vd_storage *log, enum vd_digest_kind kind, const uint8_t *digest,
                   struct vd_storage *file, struct vdisk_error *err);
 
