@@ -68,6 +68,18 @@ static int append(struct vd_journal *journal, json_t *step, struct vdisk_error *
     return 0;
 }
 
+int vd_journal_apply(struct vd_journal *journal, const char *log, const uint8_t *digest,
+                     const char *file, struct vdisk_error *err)
+{
+    char text[2 * VD_DIGEST_BYTES_MAX + 1];
+    assert(journal->repository->access == VD_REPOSITORY_CHANGE);
+    vd_hex_write(digest, vd_digest_bytes(vd_repository_digest_kind(journal->repository)), text);
+    return append(
+        journal,
+        json_pack("{s:s, s:s, s:s, s:s}", "do", "apply", "log", log, "digest", text, "file", file),
+        err);
+}
+
 int vd_journal_rename(struct vd_journal *journal, const char *from, const char *to,
                       struct vdisk_error *err)
 {
@@ -168,6 +180,9 @@ static int read_journal(const struct vdisk_repository *repository, const char *p
                           repository->uuid);
     *access = strcmp(name, access_name(VD_REPOSITORY_ADD)) == 0 ? VD_REPOSITORY_ADD
                                                                 : VD_REPOSITORY_CHANGE;
+    if (strcmp(name, access_name(*access)) != 0)
+        return vd_err_set(err, EBADMSG, "%s: access \"%.40s\": neither \"add\" nor \"change\"",
+                          path, name);
     return 1;
 }
 
@@ -199,8 +214,9 @@ int vd_journal_recover(struct vdisk_repository *repository, struct vdisk_error *
         ret = vd_steps_read(&steps, json, err);
         if (ret == 0)
             ret = finish(repository, &steps, path, err);
+        ret = vd_err_prefix(err, ret, "%s: ", path);
     }
     vd_steps_free(&steps);
     json_decref(object);
-    return ret == -EBADMSG ? vd_err_prefix(err, ret, "%s: %s: ", path, advice) : ret;
+    return ret == -EBADMSG ? vd_err_prefix(err, ret, "%s: ", advice) : ret;
 }

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "storage/new_file.h"
+#include "storage/redo.h"
 #include "util/mem.h"
 
 #define STEPS_MAX 100000u
@@ -48,7 +49,11 @@ static int read_step(struct vd_step *step, size_t index, json_t *json, struct vd
     const char *kind = json_string_value(json_object_get(json, "do"));
     *step = (struct vd_step){0};
     int ret = -1;
-    if (kind && strcmp(kind, "rename") == 0) {
+    if (kind && strcmp(kind, "apply") == 0) {
+        step->kind = VD_STEP_APPLY;
+        ret = json_unpack_ex(json, NULL, JSON_STRICT, "{s:s, s:s, s:s, s:s}", "do", &kind, "log",
+                             &step->from, "digest", &step->digest, "file", &step->to);
+    } else if (kind && strcmp(kind, "rename") == 0) {
         step->kind = VD_STEP_RENAME;
         ret = json_unpack_ex(json, NULL, JSON_STRICT, "{s:s, s:s, s:s}", "do", &kind, "from",
                              &step->from, "to", &step->to);
@@ -167,11 +172,54 @@ int vd_steps_check_files(const struct vdisk_repository *repository, const struct
     return ret;
 }
 
+/* Opens both, and applies. */
+static int apply_log(const struct vdisk_repository *repository, const struct vd_step *step,
+                     struct vdisk_error *err)
+{
+    enum vd_digest_kind kind = vd_repository_digest_kind(repository);
+    uint8_t digest[VD_DIGEST_BYTES_MAX];
+    if (!vd_hex_read(step->digest, digest, vd_digest_bytes(kind)))
+        return vd_err_set(err, EBADMSG, "digest \"%.80s\" of %s: no %s", step->digest, step->from,
+                          vd_digest_name(kind));
+    CLEANUP_FREE char *log_path = vd_repository_path(repository, step->from, err);
+    CLEANUP_FREE char *path = vd_repository_path(repository, step->to, err);
+    if (!log_path || !path)
+        return -ENOMEM;
+    struct vd_storage *log = NULL, *file = NULL;
+    struct vd_storage_options options = {.flags = VD_STORAGE_WRITE};
+    int ret = vd_storage_open(log_path, NULL, &log, err);
+    if (ret == 0)
+        ret = vd_storage_open(path, &options, &file, err);
+    if (ret == 0)
+        ret = vd_redo_apply(log, kind, digest, file, err);
+    vd_storage_close(file);
+    vd_storage_close(log);
+    return ret;
+}
+
 static int missing(const struct vdisk_repository *repository, const char *name,
                    struct vdisk_error *err)
 {
     return vd_err_set(err, EBADMSG, "%s/%s is missing, and has not got its new name yet",
                       repository->name, name);
+}
+
+/* What is not there any more has been dealt with by one of the steps from @next on. */
+static int run_apply(struct vdisk_repository *repository, const struct vd_steps *steps, size_t next,
+                     struct vdisk_error *err)
+{
+    const struct vd_step *step = &steps->steps[next - 1];
+    const char *const names[] = {step->to, step->from};
+    for (size_t i = 0; i < 2; i++) {
+        int ret = vd_repository_has_file(repository, names[i], err);
+        if (ret < 0)
+            return ret;
+        if (ret == 0)
+            return is_taken_away(steps, next, steps->entries, names[i])
+                       ? 0
+                       : missing(repository, names[i], err);
+    }
+    return apply_log(repository, step, err);
 }
 
 static int run_rename(struct vdisk_repository *repository, const struct vd_steps *steps,
@@ -236,7 +284,9 @@ int vd_steps_run(struct vdisk_repository *repository, const struct vd_steps *ste
         }
         if (ret < 0)
             break;
-        if (step->kind == VD_STEP_RENAME)
+        if (step->kind == VD_STEP_APPLY)
+            ret = run_apply(repository, steps, i + 1, err);
+        else if (step->kind == VD_STEP_RENAME)
             ret = run_rename(repository, steps, i + 1, err);
         else
             ret = run_remove(repository, step, err);
