@@ -84,7 +84,7 @@ static int connect_first(struct vd_nbd *nbd, struct vdisk_error *err)
     return ret;
 }
 
-static void nbd_free(struct vd_nbd *nbd)
+void vd_nbd_free(struct vd_nbd *nbd)
 {
     for (unsigned i = 0; i < nbd->conn_slots; i++)
         vd_nbd_conn_close(&nbd->conns[i]);
@@ -112,30 +112,42 @@ static uint32_t caps_of(const struct vd_nbd *nbd)
     return caps;
 }
 
-static int nbd_open(struct vd_storage *storage, const char *name,
-                    const struct vd_storage_options *options, struct vdisk_error *err)
+int vd_nbd_new(const char *name, const struct vd_nbd_options *options, struct vd_nbd **made,
+               struct vdisk_error *err)
 {
+    const struct vd_storage_options *storage = options->storage;
     struct vd_nbd *nbd = calloc(1, sizeof(*nbd));
     if (!nbd)
         return vd_err_nomem(err, "an NBD client");
-    nbd->is_trusted = !(options->flags & VD_STORAGE_NAMED);
-    nbd->is_writable = (options->flags & VD_STORAGE_WRITE) != 0;
-    nbd->is_sync = (options->flags & VD_STORAGE_SYNC) && !(options->flags & VD_STORAGE_UNSAFE);
+    nbd->context = options->context;
+    nbd->is_trusted = !(storage->flags & VD_STORAGE_NAMED);
+    nbd->is_writable = (storage->flags & VD_STORAGE_WRITE) != 0;
+    nbd->is_sync = (storage->flags & VD_STORAGE_SYNC) && !(storage->flags & VD_STORAGE_UNSAFE);
     vd_nbd_durable_init(&nbd->durable);
     vd_mutex_init(&nbd->extents.lock);
     atomic_init(&nbd->request_count, 0);
     atomic_init(&nbd->received_bytes, 0);
-    int ret = vd_network_settings(options->network, &nbd->settings, err);
+    int ret = vd_network_settings(storage->network, &nbd->settings, err);
     if (ret == 0)
         ret = vd_nbd_uri_parse(name, &nbd->uri, err);
     if (ret == 0)
-        ret = check_options(nbd, options, err);
+        ret = check_options(nbd, storage, err);
     if (ret == 0)
         ret = connect_first(nbd, err);
-    if (ret < 0) {
-        nbd_free(nbd);
+    if (ret < 0)
+        vd_nbd_free(nbd);
+    else
+        *made = nbd;
+    return ret;
+}
+
+static int nbd_open(struct vd_storage *storage, const char *name,
+                    const struct vd_storage_options *options, struct vdisk_error *err)
+{
+    struct vd_nbd *nbd;
+    int ret = vd_nbd_new(name, &(struct vd_nbd_options){.storage = options}, &nbd, err);
+    if (ret < 0)
         return ret;
-    }
     if (nbd->is_writable)
         connect_all(nbd);
     storage->state = nbd;
@@ -147,7 +159,7 @@ static int nbd_open(struct vd_storage *storage, const char *name,
 
 static void nbd_close_storage(struct vd_storage *storage)
 {
-    nbd_free(storage->state);
+    vd_nbd_free(storage->state);
 }
 
 static int nbd_size(struct vd_storage *storage, uint64_t *size, struct vdisk_error *err)

@@ -69,7 +69,14 @@ static int check_can_verify(const struct vd_nbd_uri *uri, struct vdisk_error *er
     return access(path, R_OK) == 0 ? 0 : vd_err_errno(err, errno, "can not read '%s'", path);
 }
 
-static int new_handle(const struct vd_nbd *nbd, struct nbd_handle **handle, struct vdisk_error *err)
+static const char *context_of(const struct vd_nbd *nbd)
+{
+    return nbd->context ? nbd->context : LIBNBD_CONTEXT_BASE_ALLOCATION;
+}
+
+/* @lists: only to ask what there is; the export is not opened. */
+static int new_handle(const struct vd_nbd *nbd, bool lists, struct nbd_handle **handle,
+                      struct vdisk_error *err)
 {
     struct nbd_handle *made = nbd_create();
     if (!made)
@@ -77,8 +84,8 @@ static int new_handle(const struct vd_nbd *nbd, struct nbd_handle **handle, stru
     if (nbd_set_pread_initialize(made, false) < 0 ||
         nbd_set_uri_allow_transports(made, LIBNBD_ALLOW_TRANSPORT_MASK) < 0 ||
         nbd_set_uri_allow_local_file(made, nbd->is_trusted) < 0 ||
-        nbd_set_tls_verify_peer(made, true) < 0 ||
-        nbd_add_meta_context(made, LIBNBD_CONTEXT_BASE_ALLOCATION) < 0 ||
+        nbd_set_tls_verify_peer(made, true) < 0 || nbd_set_opt_mode(made, lists) < 0 ||
+        (!lists && nbd_add_meta_context(made, context_of(nbd)) < 0) ||
         nbd_aio_connect_uri(made, nbd->uri.text) < 0) {
         int ret = vd_nbd_library_error(EIO, err);
         nbd_close(made);
@@ -88,32 +95,45 @@ static int new_handle(const struct vd_nbd *nbd, struct nbd_handle **handle, stru
     return 0;
 }
 
-/* Polls until the server has said all; it may take so long, whatever it says meanwhile. */
+/* How long something may take, whatever the server says meanwhile. */
+struct limit {
+    uint64_t begin;
+    uint32_t timeout_ms;
+};
+
+static int wait_for_server(struct nbd_handle *handle, const struct limit *limit,
+                           struct vdisk_error *err)
+{
+    uint64_t passed = vd_min(vd_clock_ms() - limit->begin, limit->timeout_ms);
+    unsigned direction = nbd_aio_get_direction(handle);
+    struct pollfd fd = {.fd = nbd_aio_get_fd(handle)};
+    if (direction & LIBNBD_AIO_DIRECTION_READ)
+        fd.events |= POLLIN;
+    if (direction & LIBNBD_AIO_DIRECTION_WRITE)
+        fd.events |= POLLOUT;
+    int count = passed < limit->timeout_ms ? poll(&fd, 1, (int)(limit->timeout_ms - passed)) : 0;
+    if (count < 0 && errno == EINTR)
+        return 0;
+    if (count == 0)
+        return vd_err_set(err, ETIMEDOUT, "the server did not come to terms within %" PRIu32 " ms",
+                          limit->timeout_ms);
+    if (count < 0)
+        return vd_err_errno(err, errno, "can not wait for the server");
+    int ret = direction & LIBNBD_AIO_DIRECTION_READ && fd.revents & ~POLLOUT
+                  ? nbd_aio_notify_read(handle)
+                  : nbd_aio_notify_write(handle);
+    return ret < 0 ? vd_nbd_library_error(EIO, err) : 0;
+}
+
+/* Until the server has said all. */
 static int negotiate(struct nbd_handle *handle, uint32_t timeout_ms, struct vdisk_error *err)
 {
-    uint64_t begin = vd_clock_ms();
-    while (nbd_aio_is_connecting(handle) > 0 || nbd_aio_is_negotiating(handle) > 0) {
-        uint64_t passed = vd_min(vd_clock_ms() - begin, timeout_ms);
-        unsigned direction = nbd_aio_get_direction(handle);
-        struct pollfd fd = {.fd = nbd_aio_get_fd(handle)};
-        if (direction & LIBNBD_AIO_DIRECTION_READ)
-            fd.events |= POLLIN;
-        if (direction & LIBNBD_AIO_DIRECTION_WRITE)
-            fd.events |= POLLOUT;
-        int count = passed < timeout_ms ? poll(&fd, 1, (int)(timeout_ms - passed)) : 0;
-        if (count < 0 && errno == EINTR)
-            continue;
-        if (count == 0)
-            return vd_err_set(err, ETIMEDOUT,
-                              "the server did not come to terms within %" PRIu32 " ms", timeout_ms);
-        if (count < 0)
-            return vd_err_errno(err, errno, "can not wait for the server");
-        int ret = direction & LIBNBD_AIO_DIRECTION_READ && fd.revents & ~POLLOUT
-                      ? nbd_aio_notify_read(handle)
-                      : nbd_aio_notify_write(handle);
-        if (ret < 0)
-            return vd_nbd_library_error(EIO, err);
-    }
+    struct limit limit = {.begin = vd_clock_ms(), .timeout_ms = timeout_ms};
+    int ret = 0;
+    while (ret == 0 && (nbd_aio_is_connecting(handle) > 0 || nbd_aio_is_negotiating(handle) > 0))
+        ret = wait_for_server(handle, &limit, err);
+    if (ret < 0)
+        return ret;
     return nbd_aio_is_ready(handle) > 0 ? 0 : vd_nbd_library_error(EIO, err);
 }
 
@@ -174,7 +194,7 @@ int vd_nbd_connect(struct vd_nbd *nbd, uint32_t timeout_ms, struct nbd_handle **
     *handle = NULL;
     int ret = check_can_verify(&nbd->uri, err);
     if (ret == 0)
-        ret = new_handle(nbd, handle, err);
+        ret = new_handle(nbd, false, handle, err);
     if (ret == 0)
         ret = negotiate(*handle, timeout_ms, err);
     if (ret == 0 && nbd->uri.is_tls && nbd_get_tls_negotiated(*handle) <= 0)
@@ -185,6 +205,67 @@ int vd_nbd_connect(struct vd_nbd *nbd, uint32_t timeout_ms, struct nbd_handle **
         nbd_close(*handle);
         *handle = NULL;
     }
+    return ret;
+}
+
+bool vd_nbd_has_context(struct vd_nbd *nbd)
+{
+    struct vd_nbd_conn *conn = &nbd->conns[0];
+    vd_mutex_lock(&conn->lock);
+    bool has = conn->handle && nbd_can_meta_context(conn->handle, context_of(nbd)) > 0;
+    vd_mutex_unlock(&conn->lock);
+    return has;
+}
+
+struct listing {
+    vd_nbd_context_fn found;
+    void *opaque;
+    bool is_done;
+    int error;
+};
+
+static int on_context(void *opaque, const char *name)
+{
+    struct listing *listing = opaque;
+    listing->found(listing->opaque, name);
+    return 0;
+}
+
+static int on_listed(void *opaque, int *error)
+{
+    struct listing *listing = opaque;
+    listing->is_done = true;
+    listing->error = *error;
+    return 1;
+}
+
+static int list_contexts(struct nbd_handle *handle, struct listing *listing, uint32_t timeout_ms,
+                         struct vdisk_error *err)
+{
+    struct limit limit = {.begin = vd_clock_ms(), .timeout_ms = timeout_ms};
+    nbd_context_callback context = {.callback = on_context, .user_data = listing};
+    nbd_completion_callback completion = {.callback = on_listed, .user_data = listing};
+    int ret = 0;
+    while (ret == 0 && nbd_aio_is_connecting(handle) > 0)
+        ret = wait_for_server(handle, &limit, err);
+    if (ret == 0 && nbd_aio_opt_list_meta_context(handle, context, completion) < 0)
+        ret = vd_nbd_library_error(EIO, err);
+    while (ret == 0 && !listing->is_done)
+        ret = wait_for_server(handle, &limit, err);
+    if (ret == 0 && listing->error)
+        ret = vd_err_errno(err, listing->error, "the server does not list its contexts");
+    return ret;
+}
+
+int vd_nbd_list_contexts(struct vd_nbd *nbd, vd_nbd_context_fn found, void *opaque,
+                         struct vdisk_error *err)
+{
+    struct listing listing = {.found = found, .opaque = opaque};
+    struct nbd_handle *handle = NULL;
+    int ret = new_handle(nbd, true, &handle, err);
+    if (ret == 0)
+        ret = list_contexts(handle, &listing, nbd->settings.timeout_ms, err);
+    nbd_close(handle);
     return ret;
 }
 

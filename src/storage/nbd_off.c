@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* What stands in for the nbd driver in a library built without libnbd: it says so. */
 #include "storage/nbd.h"
+#include "storage/nbd_dirty.h"
 #include "storage/nbd_uri.h"
 
 static int nbd_off_open(struct vd_storage *storage, const char *name,
@@ -34,3 +35,13 @@ const struct vd_storage_driver vd_storage_nbd_driver = {
     .identify = vd_nbd_identify,
     .pwritev = nbd_off_pwritev,
 };
+
+int vd_nbd_read_bitmap(const char *name, const char *bitmap,
+                       const struct vdisk_network_options *network, struct vd_bitmap *dirty,
+                       struct vdisk_error *err)
+{
+    (void)bitmap;
+    (void)network;
+    (void)dirty;
+    return vd_err_set(err, EOPNOTSUPP, "%s: this library was built without NBD", name);
+}

@@ -8,6 +8,7 @@
  *   nbd_call.c     one call on one connection, driven by the threads that wait for it; trying again
  *   nbd_connect.c  a connection: made, its facts read, made anew
  *   nbd_durable.c  what is acknowledged and not flushed, and whether it can have been lost
+ *   nbd_dirty.c    what a dirty bitmap of the server tells, by a client of its own
  *   nbd_uri.c      names
  *
  * libnbd keeps the protocol: it has a handle for each connection, whose commands are asynchronous.
@@ -164,7 +165,8 @@ struct vd_nbd {
     struct vd_network_settings settings;
     struct vd_nbd_uri uri;
     struct vd_nbd_facts facts;
-    bool is_trusted; /* the URI is the user's own */
+    const char *context; /* that is asked for in place of base:allocation; NULL: that one */
+    bool is_trusted;     /* the URI is the user's own */
     bool is_writable;
     bool is_sync;
     struct vd_nbd_conn *conns;
@@ -176,6 +178,19 @@ struct vd_nbd {
     _Atomic uint64_t received_bytes;
 };
 
+/* nbd.c */
+
+/* How a client is made. */
+struct vd_nbd_options {
+    const struct vd_storage_options *storage;
+    const char *context; /* outlives the client; NULL: base:allocation, for extents */
+};
+
+/* Connects once.  Goes to vd_nbd_free(). */
+int vd_nbd_new(const char *name, const struct vd_nbd_options *options, struct vd_nbd **nbd,
+               struct vdisk_error *err);
+void vd_nbd_free(struct vd_nbd *nbd);
+
 /* nbd_connect.c */
 
 /* Sets what libnbd says of its last failure in this thread. */
@@ -184,6 +199,15 @@ int vd_nbd_library_error(int fallback_code, struct vdisk_error *err);
 /* Makes a handle that is connected, and reads what the server says, within @timeout_ms. */
 int vd_nbd_connect(struct vd_nbd *nbd, uint32_t timeout_ms, struct nbd_handle **handle,
                    struct vd_nbd_facts *facts, struct vdisk_error *err);
+
+/* Has the connection the context that was asked for? */
+bool vd_nbd_has_context(struct vd_nbd *nbd);
+
+/* Asks the server, over another connection, which contexts the export has: calls @found for each.
+ */
+typedef void (*vd_nbd_context_fn)(void *opaque, const char *name);
+int vd_nbd_list_contexts(struct vd_nbd *nbd, vd_nbd_context_fn found, void *opaque,
+                         struct vdisk_error *err);
 
 /* Gives @conn its first handle. */
 int vd_nbd_conn_adopt(struct vd_nbd_conn *conn, struct nbd_handle *handle, struct vdisk_error *err);
