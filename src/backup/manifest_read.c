@@ -187,8 +187,6 @@ static int take_versions(struct taking *from, struct vd_manifest *manifest, bool
     struct taking members = {0};
     if (!json_object_get(from->object, "versions"))
         return 0;
-    if (!manifest->source_uuid[0])
-        return bad(from, "versions", "there is no UUID of their image");
     CLEANUP_FREE char *name = vd_point_file_name(manifest->number, ".versions", from->err);
     if (!name)
         return -ENOMEM;
