@@ -7,13 +7,16 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "backup/manifest_json.h"
 #include "storage/new_file.h"
 #include "util/mem.h"
+#include "util/utf8.h"
 
 #define PARTIAL_NAME      "partial.json"
 #define PARTIAL_SCHEMA    "vdisk-backup-partial"
 #define PARTIAL_VERSION   1
 #define PARTIAL_BYTES_MAX (UINT64_C(1) << 20)
+#define SOURCE_HEX        "source" VD_HEX_KEY
 
 static const struct {
     const char *format;
@@ -49,7 +52,8 @@ struct fields {
     const char *tracker;
     const char *parent_uuid;
     const char *format;
-    const char *source;
+    const char *source;     /* one of these two */
+    const char *source_hex; /* of a name that is no UTF-8 */
     json_int_t version;
     json_int_t parent;
     json_int_t size;
@@ -58,20 +62,22 @@ struct fields {
 
 static bool unpack(json_t *object, struct fields *f)
 {
+    *f = (struct fields){0};
     return json_unpack_ex(object, NULL, JSON_STRICT,
-                          "{s:s, s:I, s:s, s:s, s:s, s:s, s:I, s:s, s:I, s:s, s:s, s:I}", "schema",
-                          &f->schema, "version", &f->version, "repository", &f->repository, "uuid",
-                          &f->uuid, "kind", &f->kind, "tracker", &f->tracker, "parent", &f->parent,
-                          "parent-uuid", &f->parent_uuid, "virtual-size", &f->size, "format",
-                          &f->format, "source", &f->source, "done", &f->done) == 0;
+                          "{s:s, s:I, s:s, s:s, s:s, s:s, s:I, s:s, s:I, s:s, s:I, s?s, s?s}",
+                          "schema", &f->schema, "version", &f->version, "repository",
+                          &f->repository, "uuid", &f->uuid, "kind", &f->kind, "tracker",
+                          &f->tracker, "parent", &f->parent, "parent-uuid", &f->parent_uuid,
+                          "virtual-size", &f->size, "format", &f->format, "done", &f->done,
+                          "source", &f->source, SOURCE_HEX, &f->source_hex) == 0;
 }
 
 static bool makes_sense(const struct vdisk_repository *repository, const struct fields *f)
 {
     bool has_parent = f->parent != 0;
-    return strcmp(f->schema, PARTIAL_SCHEMA) == 0 && f->version == PARTIAL_VERSION &&
-           strcmp(f->repository, repository->uuid) == 0 && vd_uuid_is_text(f->uuid) &&
-           vd_point_kind_of(f->kind) && vd_tracker_of(f->tracker) &&
+    return !f->source != !f->source_hex && strcmp(f->schema, PARTIAL_SCHEMA) == 0 &&
+           f->version == PARTIAL_VERSION && strcmp(f->repository, repository->uuid) == 0 &&
+           vd_uuid_is_text(f->uuid) && vd_point_kind_of(f->kind) && vd_tracker_of(f->tracker) &&
            vd_partial_image_name(f->format) && f->parent >= 0 && f->size >= 0 && f->done >= 0 &&
            f->done <= f->size && has_parent == (strcmp(f->kind, "full") != 0) &&
            (has_parent ? vd_uuid_is_text(f->parent_uuid) : !*f->parent_uuid);
@@ -86,15 +92,31 @@ static bool has_parent(const struct vdisk_repository *repository, const struct f
     return parent && !parent->is_damaged && strcmp(parent->manifest.uuid, f->parent_uuid) == 0;
 }
 
+/* To be freed; NULL: no memory, or no digits, which leaves *@is_bad true. */
+static char *take_source(const struct fields *f, bool *is_bad)
+{
+    *is_bad = false;
+    if (f->source)
+        return strdup(f->source);
+    size_t length = strlen(f->source_hex) / 2;
+    char *source = calloc(length + 1, 1);
+    *is_bad = source && !vd_hex_read(f->source_hex, (uint8_t *)source, length);
+    if (*is_bad)
+        free(STEAL_PTR(source));
+    return source;
+}
+
+/* 1; 0: it makes no sense; or a negative errno */
 static int take(struct vd_partial *partial, const struct fields *f, struct vdisk_error *err)
 {
+    bool is_bad;
     *partial = (struct vd_partial){
         .kind = vd_point_kind_of(f->kind),
         .tracker = vd_tracker_of(f->tracker),
         .parent = (uint64_t)f->parent,
         .virtual_bytes = (uint64_t)f->size,
         .image_format = strdup(f->format),
-        .source = strdup(f->source),
+        .source = take_source(f, &is_bad),
         .done_bytes = (uint64_t)f->done,
     };
     snprintf(partial->uuid, sizeof(partial->uuid), "%s", f->uuid);
@@ -102,7 +124,7 @@ static int take(struct vd_partial *partial, const struct fields *f, struct vdisk
     if (partial->image_format && partial->source)
         return 1;
     vd_partial_free(partial);
-    return vd_err_nomem(err, "a backup that is not finished");
+    return is_bad ? 0 : vd_err_nomem(err, "a backup that is not finished");
 }
 
 /* 1: there is something; 0: there is not, or nobody can go on with it. */
@@ -139,23 +161,34 @@ int vd_partial_read(struct vdisk_repository *repository, struct vd_partial *part
     return ret;
 }
 
+static bool put_source(json_t *object, const char *source)
+{
+    size_t length = strlen(source);
+    if (vd_utf8_is_text(source, length))
+        return json_object_set_new(object, "source", json_string(source)) == 0;
+    CLEANUP_FREE char *hex = malloc(2 * length + 1);
+    if (!hex)
+        return false;
+    vd_hex_write((const uint8_t *)source, length, hex);
+    return json_object_set_new(object, SOURCE_HEX, json_string(hex)) == 0;
+}
+
 int vd_partial_write(struct vdisk_repository *repository, const struct vd_partial *partial,
                      struct vdisk_error *err)
 {
     CLEANUP_FREE char *path = vd_repository_path(repository, PARTIAL_NAME, err);
     if (!path)
         return -ENOMEM;
-    json_error_t why;
-    json_t *object = json_pack_ex(
-        &why, 0, "{s:s, s:i, s:s, s:s, s:s, s:s, s:I, s:s, s:I, s:s, s:s, s:I}", "schema",
-        PARTIAL_SCHEMA, "version", PARTIAL_VERSION, "repository", repository->uuid, "uuid",
-        partial->uuid, "kind", vd_point_kind_name(partial->kind), "tracker",
-        vd_tracker_name(partial->tracker), "parent", (json_int_t)partial->parent, "parent-uuid",
-        partial->parent_uuid, "virtual-size", (json_int_t)partial->virtual_bytes, "format",
-        partial->image_format, "source", partial->source, "done", (json_int_t)partial->done_bytes);
-    if (!object)
-        return vd_err_set(err, EINVAL, "%s: %s", path, why.text); /* a source that is no UTF-8 */
-    int ret = vd_sealed_replace(path, object, &repository->key, err);
+    json_t *object = json_pack(
+        "{s:s, s:i, s:s, s:s, s:s, s:s, s:I, s:s, s:I, s:s, s:I}", "schema", PARTIAL_SCHEMA,
+        "version", PARTIAL_VERSION, "repository", repository->uuid, "uuid", partial->uuid, "kind",
+        vd_point_kind_name(partial->kind), "tracker", vd_tracker_name(partial->tracker), "parent",
+        (json_int_t)partial->parent, "parent-uuid", partial->parent_uuid, "virtual-size",
+        (json_int_t)partial->virtual_bytes, "format", partial->image_format, "done",
+        (json_int_t)partial->done_bytes);
+    int ret = object && put_source(object, partial->source)
+                  ? vd_sealed_replace(path, object, &repository->key, err)
+                  : vd_err_nomem(err, "a backup that is not finished");
     json_decref(object);
     return ret;
 }
