@@ -260,7 +260,9 @@ static int open_backing(struct chain *chain, struct vdisk_image *image, struct v
     int ret = find_backing(chain, image, &backing, err);
     if (ret < 0 || !backing.name)
         return ret;
-    unsigned images_max = vd_gate_images_max(chain->options->open->gate);
+    unsigned images_max = chain->options->images_max
+                              ? chain->options->images_max
+                              : vd_gate_images_max(chain->options->open->gate);
     if (chain->level + 1 >= images_max)
         return vd_err_set(
             err, ELOOP,

@@ -34,6 +34,8 @@ struct vd_chain_options {
     const struct vdisk_passphrases *top_passphrases; /* of the top image alone; NULL: as of those
                           behind it */
     unsigned write_level; /* the image at this depth is opened for writing too; 0: none */
+    unsigned images_max;  /* with files: in place of what the gate says; 0: as that says.  A read
+                             takes up to 1 KiB of stack for each image */
 };
 
 /*

@@ -28,8 +28,8 @@
 #include "serve/server.h"
 #include "serve/transmit.h"
 
-/* Requests at hand are done by the thread itself, and a chain of 256 images takes 256 KiB. */
-#define STACK_BYTES (1u << 20)
+/* Requests at hand are done by the thread itself, and a chain of 1024 images takes 1 MiB. */
+#define STACK_BYTES (4u << 20)
 
 /* What a connection needs beside the payload of one request. */
 #define MEMORY_BESIDE_PAYLOAD (2u << 20)
