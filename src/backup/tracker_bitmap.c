@@ -8,6 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "backup/point.h"
+#include "backup/tracker_own.h"
 #include "backup/tracker_priv.h"
 #include "format/bitmaps.h"
 #include "util/mem.h"
@@ -118,6 +120,18 @@ static int is_known(const struct vd_tracker *tracker, struct vdisk_error *err)
     return ret;
 }
 
+/* The point that @manifest's lies on, if it is there. */
+static const struct vd_manifest *below(const struct vd_tracker *tracker,
+                                       const struct vd_manifest *manifest)
+{
+    const struct vd_point *point =
+        manifest->parent ? vd_repository_point_of(tracker->context.repository, manifest->parent)
+                         : NULL;
+    bool is_it = point && !point->is_damaged && point->number < manifest->number &&
+                 strcmp(point->manifest.uuid, manifest->parent_uuid) == 0;
+    return is_it ? &point->manifest : NULL;
+}
+
 static int check_usable(const struct vd_manifest *manifest, const struct vdisk_bitmap_info *info,
                         struct vdisk_error *err)
 {
@@ -136,20 +150,25 @@ static int check_usable(const struct vd_manifest *manifest, const struct vdisk_b
     return 0;
 }
 
-/* Finds the bitmap of the parent. */
+/* Finds the bitmap of the parent, or of the nearest point below it that has one. */
 static int find_since(struct bitmap_tracker *bitmap, struct vdisk_error *err)
 {
     struct vd_tracker *tracker = &bitmap->base;
-    const struct vd_manifest *parent = tracker->context.parent;
+    const struct vd_manifest *manifest = tracker->context.parent;
     struct vdisk_bitmap_info info;
-    int found = parent->bitmap ? find_bitmap(tracker, is_equal, parent->bitmap, &info, err) : 0;
-    if (found == 0)
-        found = vd_tracker_no_record(tracker, NULL, err);
-    if (found < 0)
-        return found;
-    bitmap->since = parent;
-    int ret = check_usable(parent, &info, err);
-    return ret < 0 ? ret : vd_tracker_check_behind(tracker, parent, err);
+    int ret = vd_tracker_check_behind(tracker, manifest, err);
+    for (; ret == 0 && manifest; manifest = below(tracker, manifest)) {
+        int found =
+            manifest->bitmap ? find_bitmap(tracker, is_equal, manifest->bitmap, &info, err) : 0;
+        if (found < 0)
+            return found;
+        if (!found)
+            continue;
+        bitmap->since = manifest;
+        ret = check_usable(manifest, &info, err);
+        return ret < 0 ? ret : vd_tracker_check_behind(tracker, manifest, err);
+    }
+    return ret < 0 ? ret : vd_tracker_no_record(tracker, NULL, err);
 }
 
 /* --- begin -------------------------------------------------------------------------------------
@@ -221,10 +240,40 @@ static int merge_bits(const struct vd_tracker *tracker, const char *name, struct
     return ret < 0 ? ret : vd_bitmap_merge(to, bits, err);
 }
 
+/* What the point itself holds, which is how it differs from the one below; and what it is too short
+ * to hold. */
+static int add_point(const struct vd_tracker *tracker, const struct vd_manifest *manifest,
+                     struct vd_bitmap *wanted, struct vdisk_error *err)
+{
+    struct vdisk_repository *repository = tracker->context.repository;
+    const struct vd_point *point = vd_repository_point_of(repository, manifest->number);
+    struct vdisk_image *image;
+    if (!point)
+        return vd_err_set(err, EBADMSG, "%s: point %" PRIu64 " is not there any more",
+                          repository->name, manifest->number);
+    int ret = vd_point_open(repository, point, &image, err);
+    if (ret < 0)
+        return ret;
+    ret = vd_tracker_add_own(image, wanted, err);
+    vdisk_image_close(image, NULL);
+    uint64_t size = vd_bitmap_disk_bytes(wanted);
+    if (ret == 0 && manifest->virtual_bytes < size)
+        ret = vd_bitmap_set(wanted,
+                            vd_range(manifest->virtual_bytes, size - manifest->virtual_bytes), err);
+    return ret;
+}
+
 static int bitmap_changes(struct vd_tracker *tracker, struct vd_bitmap *wanted,
                           struct vdisk_error *err)
 {
-    return merge_bits(tracker, of(tracker)->since->bitmap, wanted, err);
+    struct bitmap_tracker *bitmap = of(tracker);
+    const struct vd_manifest *manifest = tracker->context.parent;
+    int ret = merge_bits(tracker, bitmap->since->bitmap, wanted, err);
+    while (ret == 0 && manifest != bitmap->since) {
+        ret = add_point(tracker, manifest, wanted, err);
+        manifest = below(tracker, manifest);
+    }
+    return ret;
 }
 
 /* Nothing tells of what is behind. */
