@@ -192,6 +192,29 @@ static void what_is_lost_meanwhile_is_not_gone_on_with(void **state)
     assert_int_equal(count_bitmaps(), 0);
 }
 
+/* It knows what it is since the point whose bitmap it has, and the points tell the rest. */
+static void an_older_copy_is_no_matter(void **state)
+{
+    (void)state;
+    uint64_t changed;
+    make_image(DISK, "qcow2", 10 * BLOCK, NULL);
+    back_up(DISK, &plain, NULL);
+    write_image(DISK, 1, BLOCK, 1);
+    copy_file(DISK, "old");
+    write_image(DISK, 1, 2 * BLOCK, 1);
+    back_up(DISK, &plain, NULL);
+    write_image(DISK, 1, 4 * BLOCK, 1);
+    back_up(DISK, &plain, NULL);
+    assert_int_equal(rename("old", DISK), 0);
+    write_image(DISK, 1, 3 * BLOCK, 1);
+    back_up(DISK, &plain, &changed);
+    assert_int_equal(changed, 4 * BLOCK);
+    back_up(DISK, &plain, &changed);
+    assert_int_equal(changed, 0);
+    back_up(DISK, &differential, &changed);
+    assert_int_equal(changed, 2 * BLOCK);
+}
+
 static void what_is_behind_has_to_stay(void **state)
 {
     (void)state;
@@ -282,6 +305,7 @@ int main(void)
         TEST(an_inconsistent_one_is_not_trusted),
         TEST(an_unfinished_one_goes_on),
         TEST(what_is_lost_meanwhile_is_not_gone_on_with),
+        TEST(an_older_copy_is_no_matter),
         TEST(what_is_behind_has_to_stay),
         TEST(another_disk_is_refused),
         TEST(names_are_absolute),

@@ -44,10 +44,8 @@ static inline void close_image(struct vdisk_image *image)
 __attribute__((unused)) static void make_image(const char *name, const char *format, uint64_t size,
                                                const char *backing)
 {
-    struct vdisk_create_options options = {.struct_bytes = sizeof(options),
-                                           .size = size,
-                                           .backing = backing,
-                                           .gate = &any_gate};
+    struct vdisk_create_options options = {
+        .struct_bytes = sizeof(options), .size = size, .backing = backing, .gate = &any_gate};
     char raw[64];
     snprintf(raw, sizeof(raw), "%s.raw", name);
     if (backing)
@@ -142,8 +140,8 @@ static inline struct vd_bitmap *new_bits(struct attempt *attempt)
 {
     struct vd_bitmap *bits;
     attempt->budget.bytes_max = UINT64_C(1) << 30;
-    VT_OK(vd_bitmap_new(vdisk_image_size(attempt->source), GRANULARITY_BITS, &attempt->budget, &bits,
-                        &vt_err));
+    VT_OK(vd_bitmap_new(vdisk_image_size(attempt->source), GRANULARITY_BITS, &attempt->budget,
+                        &bits, &vt_err));
     return bits;
 }
 
