@@ -3,29 +3,31 @@
 # Completion of vdisk for bash.  Verbs, options and formats are asked of the command itself, so this
 # file need not know them.
 
+# The verbs; with $2, those within that verb.
 _vdisk_verbs() {
-    "$1" --help 2> /dev/null | sed -n '/^Verbs:/,/^$/s/^  \([a-z]*\) .*/\1/p'
+    "$@" --help 2> /dev/null | sed -n '/^Verbs:/,/^$/s/^  \([a-z]*\) .*/\1/p'
 }
 
 _vdisk_formats() {
     "$1" --help 2> /dev/null | sed -n 's/^Formats: //p'
 }
 
-# The options of verb $2, letters and long names; those that take "=ARGUMENT" end in "=".
+# The options of verb $2, or of $3 within it, letters and long names; those that take "=ARGUMENT" end
+# in "=".
 _vdisk_options() {
-    "$1" "$2" --help 2> /dev/null |
+    "$@" --help 2> /dev/null |
         sed -nE 's/^  (-.*)$/\1/p' | sed -E 's/ {2,}.*//; s/, /\n/; s/=.*/=/; s/ [^\n]*//'
 }
 
 _vdisk() {
     local command=$1 current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]}
-    local verb=${COMP_WORDS[1]:-} words=
+    local verb=${COMP_WORDS[1]:-} inner=${COMP_WORDS[2]:-} words=
     local modes='none writeback writethrough directsync unsafe'
     COMPREPLY=()
     if [ "$COMP_CWORD" -eq 1 ]; then
         words="$(_vdisk_verbs "$command") help --help --version"
     elif [ "$verb" = help ]; then
-        words=$(_vdisk_verbs "$command")
+        words=$(_vdisk_verbs "$command" ${COMP_WORDS[3]+"$inner"})
     else
         [ "$previous" != = ] || previous=${COMP_WORDS[COMP_CWORD - 2]}
         case $previous in
@@ -34,7 +36,13 @@ _vdisk() {
         --output) words='human json' ;;
         -r) [ "$verb" != check ] || words='leaks all' ;;
         esac
-        [[ $current != -* ]] || words=$(_vdisk_options "$command" "$verb")
+        if [[ $current == -* ]]; then
+            grep -qxF -- "$inner" < <(_vdisk_verbs "$command" "$verb") || inner=
+            words=$(_vdisk_options "$command" "$verb" ${inner:+"$inner"})
+        elif [ "$COMP_CWORD" -eq 2 ]; then
+            words=$(_vdisk_verbs "$command" "$verb")
+            [ -n "$(compgen -W "$words" -- "$current")" ] || words= # so files
+        fi
     fi
     if [ -n "$words" ]; then
         mapfile -t COMPREPLY < <(compgen -W "$words" -- "$current")

@@ -1,17 +1,20 @@
 #!/bin/bash
 # SPDX-License-Identifier: MIT
-# Holds the manual pages against --help: each verb has a page, each page a verb, and both tell of
-# the same options with the same arguments.
+# Holds the manual pages against --help: each verb has a page, those within verbs too, each page a
+# verb, and both tell of the same options with the same arguments.
 #
 #   tools/check-manpages.sh VDISK PAGE...      (pages as scdoc makes them: vdisk.1, vdisk-info.1 ...)
 set -euo pipefail
 vdisk=$1
 shift
 
-# "-q, --quiet" and "--output=human|json" of --help, one option a line, sorted
+# "-q, --quiet" and "--output=human|json" of --help, one option a line; $1: the verb, VERB-INNER for
+# one within another
 help_options()
 {
-    "$vdisk" "$1" --help |
+    local words
+    IFS=- read -r -a words <<< "$1"
+    "$vdisk" "${words[@]}" --help |
         sed -nE 's/^  (-.*)$/\1/p' |
         sed -E 's/ {2,}.*//'
 }
@@ -40,8 +43,19 @@ for page in "$@"; do
     fi
 done
 
-verbs=$("$vdisk" --help | sed -n '/^Verbs:/,/^$/s/^  \([a-z]*\) .*/\1/p')
+# list_verbs [VERB]: what --help says there is, of a verb what is within it
+list_verbs()
+{
+    "$vdisk" "$@" --help | sed -n '/^Verbs:/,/^$/s/^  \([a-z]*\) .*/\1/p'
+}
+
+verbs=$(list_verbs)
 [ -n "$verbs" ] || fault 'vdisk --help lists no verbs'
+for verb in $verbs; do
+    for inner in $(list_verbs "$verb"); do
+        verbs+=" $verb-$inner"
+    done
+done
 [ -n "$overview" ] || fault 'there is no vdisk.1'
 for verb in $verbs; do
     [ -z "$overview" ] || grep -q "vdisk-$verb" "$overview" || fault "vdisk.1 does not name $verb"

@@ -91,7 +91,7 @@ static int complain(const char *what, const char *word)
     return 1;
 }
 
-/* `vdisk help [VERB]` */
+/* `vdisk help [VERB [INNER]]` */
 static int help(int argc, char **argv)
 {
     if (argc < 2)
@@ -99,6 +99,11 @@ static int help(int argc, char **argv)
     const struct vd_cli_verb *verb = vd_cli_find_verb(argv[1]);
     if (!verb)
         return complain("verb", argv[1]);
+    if (verb->inner && argc > 2) {
+        verb = vd_cli_find_inner(verb, argv[2]);
+        if (!verb)
+            return complain("verb", argv[2]);
+    }
     vd_cli_print_help(verb);
     return 0;
 }
@@ -153,7 +158,8 @@ static int dispatch(int argc, char **argv)
     const struct vd_cli_verb *verb = vd_cli_find_verb(word);
     if (!verb)
         return complain(word[0] == '-' ? "option" : "verb", word);
-    return run_verb(verb, argc - 1, argv + 1);
+    const struct vd_cli_verb *inner = argc > 2 ? vd_cli_find_inner(verb, argv[2]) : NULL;
+    return inner ? run_verb(inner, argc - 2, argv + 2) : run_verb(verb, argc - 1, argv + 1);
 }
 
 int vd_cli_main(int argc, char **argv)

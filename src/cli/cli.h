@@ -56,6 +56,9 @@ struct vd_cli_verb {
     const char *text;                    /* what --help says below the options, or NULL     */
     uint32_t common;                     /* of enum vd_cli_common                           */
     const struct vd_cli_option *options; /* its own, ended by key 0; or NULL                */
+    /* Verbs within this one, ended by NULL; or NULL.  Called "OUTER INNER", found by INNER as the
+     * first word behind OUTER. */
+    const struct vd_cli_verb *const *inner;
     /* @argv[0] is the verb.  Returns the exit status. */
     int (*run)(struct vd_cli *cli, int argc, char **argv);
 };
@@ -116,6 +119,12 @@ int vd_cli_main(int argc, char **argv);
 
 /* The verb @name, or NULL. */
 const struct vd_cli_verb *vd_cli_find_verb(const char *name);
+
+/* The verb within @outer that @word (may be NULL) calls, or NULL. */
+const struct vd_cli_verb *vd_cli_find_inner(const struct vd_cli_verb *outer, const char *word);
+
+/* What follows OUTER in the name of a verb within OUTER; of other verbs the name. */
+const char *vd_cli_inner_name(const struct vd_cli_verb *verb);
 
 /* The verbs, in the order of --help; NULL past the last. */
 const struct vd_cli_verb *vd_cli_verb_at(size_t index);
@@ -206,6 +215,10 @@ struct vdisk_image *vd_cli_open(const struct vd_cli *cli, const char *name, cons
 
 /* Closes @image (may be NULL); if that fails prints why and returns 1, else returns @status. */
 int vd_cli_close(struct vdisk_image *image, int status);
+
+/* Raises the soft limit of open files to @files, as far as the hard one permits; never lowers it.
+ */
+void vd_cli_allow_files(uint32_t files);
 
 /* Knows the library format @name, "gow" included?  If not, prints that and returns false. */
 bool vd_cli_format_is_known(const char *name);

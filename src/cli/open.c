@@ -2,6 +2,7 @@
 /* Opening and closing images with the common options. */
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
 
 #include "cli/cli.h"
 
@@ -36,6 +37,16 @@ int vd_cli_close(struct vdisk_image *image, int status)
 {
     struct vdisk_error err = {0};
     return vdisk_image_close(image, &err) < 0 ? vd_cli_fail(&err) : status;
+}
+
+void vd_cli_allow_files(uint32_t files)
+{
+    struct rlimit limit;
+    rlim_t wanted = files;
+    if (getrlimit(RLIMIT_NOFILE, &limit) < 0 || limit.rlim_cur >= wanted)
+        return;
+    limit.rlim_cur = wanted < limit.rlim_max ? wanted : limit.rlim_max;
+    (void)setrlimit(RLIMIT_NOFILE, &limit); /* without it, what is too much fails by itself */
 }
 
 bool vd_cli_format_is_known(const char *name)

@@ -379,9 +379,20 @@ static void print_option(const struct vd_cli_option *option)
     printf("%s\n", option->help);
 }
 
+static void print_inner(const struct vd_cli_verb *verb)
+{
+    printf("Verbs:\n");
+    for (size_t i = 0; verb->inner[i]; i++)
+        printf("  %-10s%s\n", vd_cli_inner_name(verb->inner[i]), verb->inner[i]->help);
+    printf("\n");
+}
+
 void vd_cli_print_help(const struct vd_cli_verb *verb)
 {
-    printf("Usage: vdisk %s %s\n\n%s.\n\nOptions:\n", verb->name, verb->synopsis, verb->help);
+    printf("Usage: vdisk %s %s\n\n%s.\n\n", verb->name, verb->synopsis, verb->help);
+    if (verb->inner)
+        print_inner(verb);
+    printf("Options:\n");
     for (size_t i = 0; i < own_entries(verb); i++)
         print_option(&verb->options[i]);
     for (size_t i = 0; i < COMMON_ENTRIES; i++)

@@ -61,6 +61,11 @@ void vd_json_put_u64(struct vd_json *json, json_t *object, const char *key, uint
     put(json, object, key, json_integer((json_int_t)value));
 }
 
+void vd_json_put_i64(struct vd_json *json, json_t *object, const char *key, int64_t value)
+{
+    put(json, object, key, json_integer(value));
+}
+
 void vd_json_put_bool(struct vd_json *json, json_t *object, const char *key, bool value)
 {
     put(json, object, key, json_boolean(value));

@@ -35,6 +35,7 @@ char *vd_cli_shown_name(const char *text);
 void vd_json_put_name(struct vd_json *json, json_t *object, const char *key, const char *name);
 
 void vd_json_put_u64(struct vd_json *json, json_t *object, const char *key, uint64_t value);
+void vd_json_put_i64(struct vd_json *json, json_t *object, const char *key, int64_t value);
 void vd_json_put_bool(struct vd_json *json, json_t *object, const char *key, bool value);
 void vd_json_put_real(struct vd_json *json, json_t *object, const char *key, double value);
 /* @text that is not UTF-8 (a file name may be anything) is put with U+FFFD for the odd bytes. */

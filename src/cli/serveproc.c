@@ -5,7 +5,6 @@
 #include <poll.h>
 #include <string.h>
 #include <sys/eventfd.h>
-#include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -110,12 +109,7 @@ void vd_pid_file_remove(const char *path, int fd)
 
 void vd_serve_allow_connections(uint32_t connections)
 {
-    struct rlimit limit;
-    rlim_t wanted = (rlim_t)connections + FILES_BESIDE_CONNECTIONS;
-    if (getrlimit(RLIMIT_NOFILE, &limit) < 0 || limit.rlim_cur >= wanted)
-        return;
-    limit.rlim_cur = wanted < limit.rlim_max ? wanted : limit.rlim_max;
-    (void)setrlimit(RLIMIT_NOFILE, &limit); /* without it, clients too many have to wait */
+    vd_cli_allow_files(connections + FILES_BESIDE_CONNECTIONS); /* or clients too many wait */
 }
 
 /* --- signals -----------------------------------------------------------------------------------

@@ -43,3 +43,17 @@ const struct vd_cli_verb *vd_cli_find_verb(const char *name)
             return verbs[i];
     return NULL;
 }
+
+const char *vd_cli_inner_name(const struct vd_cli_verb *verb)
+{
+    const char *blank = strchr(verb->name, ' ');
+    return blank ? blank + 1 : verb->name;
+}
+
+const struct vd_cli_verb *vd_cli_find_inner(const struct vd_cli_verb *outer, const char *word)
+{
+    for (size_t i = 0; word && outer->inner && outer->inner[i]; i++)
+        if (strcmp(vd_cli_inner_name(outer->inner[i]), word) == 0)
+            return outer->inner[i];
+    return NULL;
+}
