@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include "image/copy.h"
+#include "job/convert.h"
 #include "job/convert_bitmaps.h"
 #include "job/convert_compress.h"
 #include "job/convert_cursor.h"
@@ -34,6 +35,7 @@
 
 struct convert {
     const struct vdisk_convert_options *options;
+    struct vdisk_image *given; /* the source, if it is the caller's; else NULL */
     struct vd_job job;
     struct vd_convert_source source;
     struct vd_convert_target target;
@@ -463,7 +465,8 @@ static int check_same_file(const struct vdisk_convert_options *options, const ch
                       options->target);
 }
 
-static int check_options(const struct vdisk_convert_options *options, struct vdisk_error *err)
+static int check_options(const struct vdisk_convert_options *options, bool has_source,
+                         struct vdisk_error *err)
 {
     const uint32_t flags_all = VDISK_CONVERT_NO_CREATE | VDISK_CONVERT_TARGET_IS_ZERO |
                                VDISK_CONVERT_ALLOCATE_ALL | VDISK_CONVERT_SALVAGE |
@@ -509,7 +512,7 @@ static int check_options(const struct vdisk_convert_options *options, struct vdi
                           "convert options: sparse_bytes is %" PRIu64
                           ": must be a multiple of 512, at most %u",
                           options->sparse_bytes, VD_CONVERT_PIECE_BYTES);
-    if (!options->source_entries || !options->target)
+    if (!options->source_entries == !has_source || !options->target)
         return vd_err_set(err, EINVAL, "convert options: a source and a target are needed");
     if (options->source_entries > 1 && (options->source_offset || options->source_length))
         return vd_err_set(err, EINVAL,
@@ -566,19 +569,23 @@ static unsigned choose_workers(const struct convert *convert)
     return options->workers || !is_cached ? workers : (unsigned)vd_min(workers, 2);
 }
 
-/* A source would lose what is behind it if that were replaced. */
+static const struct vd_storage *file_of(struct vdisk_image *image)
+{
+    return vd_format_file(vd_image_format(image));
+}
+
+/* A source would lose what is behind it if that were replaced; or one that is open, itself. */
 static int check_not_behind(const struct convert *convert, struct vdisk_error *err)
 {
     const char *target = convert->options->target;
     struct vd_storage_identity identity = vd_storage_identify(target);
     for (size_t i = 0; i < convert->source.part_entries; i++) {
-        struct vdisk_image *image = convert->source.parts[i].image;
-        while ((image = vdisk_image_backing(image))) {
-            const struct vd_storage *file = vd_format_file(vd_image_format(image));
-            if (vd_storage_identity_equals(vd_storage_identity(file), identity))
-                return vd_err_set(err, EINVAL, "%s: is a backing file of the source '%s'", target,
-                                  convert->options->sources[i]);
-        }
+        struct vdisk_image *top = convert->source.parts[i].image;
+        for (struct vdisk_image *image = top; image; image = vdisk_image_backing(image))
+            if (vd_storage_identity_equals(vd_storage_identity(file_of(image)), identity))
+                return vd_err_set(err, EINVAL, "%s: is %s of the source '%s'", target,
+                                  image == top ? "the file" : "a backing file",
+                                  vd_storage_name(file_of(top)));
     }
     return 0;
 }
@@ -611,7 +618,8 @@ static int run(struct convert *convert, struct vdisk_error *err)
         if (ret < 0)
             return ret;
     }
-    int ret = vd_convert_source_open(&convert->source, options, err);
+    int ret = convert->given ? vd_convert_source_borrow(&convert->source, convert->given, err)
+                             : vd_convert_source_open(&convert->source, options, err);
     if (ret == 0)
         ret = check_not_behind(convert, err);
     if (ret == 0)
@@ -638,17 +646,18 @@ static int run(struct convert *convert, struct vdisk_error *err)
     return ret;
 }
 
-int vdisk_convert(const struct vdisk_convert_options *options, struct vdisk_convert_result *result,
-                  struct vdisk_error *err)
+/* @given: the source, or NULL: as the options say. */
+static int convert_from(struct vdisk_image *given, const struct vdisk_convert_options *options,
+                        struct vdisk_convert_result *result, struct vdisk_error *err)
 {
-    int ret = check_options(options, err);
+    int ret = check_options(options, given != NULL, err);
     if (ret == 0 && result && result->struct_bytes != sizeof(*result))
         ret = vd_err_set(err, EINVAL, "convert result: struct_bytes is %zu, this library wants %zu",
                          result->struct_bytes, sizeof(*result));
     if (ret < 0)
         return ret;
 
-    struct convert convert = {.options = options};
+    struct convert convert = {.options = options, .given = given};
     vd_job_init(&convert.job, options->progress, options->opaque, options->rate_bytes);
     vd_convert_cursor_init(&convert.cursor);
     vd_mutex_init(&convert.report_lock);
@@ -669,4 +678,17 @@ int vdisk_convert(const struct vdisk_convert_options *options, struct vdisk_conv
     vd_convert_cursor_destroy(&convert.cursor);
     vd_job_destroy(&convert.job);
     return ret;
+}
+
+int vdisk_convert(const struct vdisk_convert_options *options, struct vdisk_convert_result *result,
+                  struct vdisk_error *err)
+{
+    return convert_from(NULL, options, result, err);
+}
+
+int vd_convert_image(struct vdisk_image *source, const struct vdisk_convert_options *options,
+                     struct vdisk_convert_result *result, struct vdisk_error *err)
+{
+    assert(!(options->flags & VDISK_CONVERT_BITMAPS));
+    return convert_from(source, options, result, err);
 }

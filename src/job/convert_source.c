@@ -27,6 +27,14 @@ static int set_range(struct vd_convert_part *part, uint64_t at,
     return 0;
 }
 
+/* @part has an image now. */
+static void add_part(struct vd_convert_source *source, struct vd_convert_part *part)
+{
+    source->part_entries++;
+    atomic_init(&part->can_share, true);
+    atomic_init(&part->can_offload, true);
+}
+
 int vd_convert_source_open(struct vd_convert_source *source,
                            const struct vdisk_convert_options *options, struct vdisk_error *err)
 {
@@ -49,9 +57,7 @@ int vd_convert_source_open(struct vd_convert_source *source,
         int ret = vdisk_image_open(options->sources[i], &open_options, &part->image, err);
         if (ret < 0)
             return ret;
-        source->part_entries++;
-        atomic_init(&part->can_share, true);
-        atomic_init(&part->can_offload, true);
+        add_part(source, part);
         ret = set_range(part, source->size, options, options->sources[i], err);
         if (ret < 0)
             return ret;
@@ -60,10 +66,25 @@ int vd_convert_source_open(struct vd_convert_source *source,
     return 0;
 }
 
+int vd_convert_source_borrow(struct vd_convert_source *source, struct vdisk_image *image,
+                             struct vdisk_error *err)
+{
+    *source = (struct vd_convert_source){.size = vdisk_image_size(image)};
+    source->parts = vd_alloc_array(1, sizeof(*source->parts));
+    if (!source->parts)
+        return vd_err_nomem(err, "the list of sources");
+    source->parts->image = image;
+    source->parts->is_borrowed = true;
+    source->parts->range = vd_range(0, source->size);
+    add_part(source, source->parts);
+    return 0;
+}
+
 void vd_convert_source_close(struct vd_convert_source *source)
 {
     for (size_t i = 0; i < source->part_entries; i++)
-        vdisk_image_close(source->parts[i].image, NULL); /* read-only: nothing to lose */
+        if (!source->parts[i].is_borrowed)
+            vdisk_image_close(source->parts[i].image, NULL); /* read-only: nothing to lose */
     free(source->parts);
     *source = (struct vd_convert_source){0};
 }

@@ -9,6 +9,7 @@
 
 struct vd_convert_part {
     struct vdisk_image *image;
+    bool is_borrowed;      /* somebody else closes it */
     struct vd_range range; /* of the whole */
     uint64_t start;        /* of the image: what is at range.offset of the whole */
     /* What vd_storage_copy() can do from here to the target: tried once, then remembered. */
@@ -25,6 +26,11 @@ struct vd_convert_source {
 /* Goes to vd_convert_source_close(), also if it fails. */
 int vd_convert_source_open(struct vd_convert_source *source,
                            const struct vdisk_convert_options *options, struct vdisk_error *err);
+
+/* The same with an image that is the caller's, all of it. */
+int vd_convert_source_borrow(struct vd_convert_source *source, struct vdisk_image *image,
+                             struct vdisk_error *err);
+
 void vd_convert_source_close(struct vd_convert_source *source);
 
 /* The part that @offset lies in; @offset is less than the size. */
