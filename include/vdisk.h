@@ -2519,9 +2519,11 @@ struct vdisk_restore_options {
  * @err:        [out, may be NULL] the story
  *
  * Nothing is written that has not been compared with its digest.  A new file has its name only when
- * it is whole.
+ * it is whole.  With VDISK_CONVERT_NO_CREATE the target is an image that is there, a block device
+ * or the URL of an NBD server, at least as long as the disk: what it has beyond that stays.
  *
- * Return: as vdisk_convert(); -EBADMSG: as vdisk_repository_open_point().
+ * Return: as vdisk_convert(); -EINVAL: the target is in the repository; -EBADMSG: as
+ * vdisk_repository_open_point().
  */
 VDISK_PUBLIC VDISK_MUST_CHECK int vdisk_repository_restore(
     struct vdisk_repository *repository, size_t index, const struct vdisk_restore_options *options,
