@@ -18,7 +18,9 @@ bool vd_time_write(int64_t seconds, char text[VD_TIME_TEXT_BYTES])
     struct tm tm;
     if (!gmtime_r(&time, &tm) || tm.tm_year < -1899 || tm.tm_year > 9999 - 1900)
         return false;
-    return strftime(text, VD_TIME_TEXT_BYTES, "%Y-%m-%dT%H:%M:%SZ", &tm) != 0;
+    unsigned year = (unsigned)(tm.tm_year + 1900);
+    return snprintf(text, VD_TIME_TEXT_BYTES, "%04u", year) == 4 &&
+           strftime(text + 4, VD_TIME_TEXT_BYTES - 4, "-%m-%dT%H:%M:%SZ", &tm) != 0;
 }
 
 bool vd_time_read(const char *text, int64_t *seconds)

@@ -157,7 +157,8 @@ int vd_digest_table_init(struct vd_digest_table *table, enum vd_digest_kind kind
         .file_bytes = file_bytes,
         .entries = vd_div_up(file_bytes, extent_bytes),
     };
-    table->digests = vd_alloc_array((size_t)table->entries, vd_digest_bytes(kind));
+    if (table->entries <= SIZE_MAX / VD_DIGEST_BYTES_MAX)
+        table->digests = vd_alloc_array((size_t)table->entries, vd_digest_bytes(kind));
     if (!table->digests) {
         uint64_t entries = table->entries;
         *table = (struct vd_digest_table){0};
