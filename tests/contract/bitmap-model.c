@@ -45,9 +45,21 @@ static uint64_t granules(const struct vt_bitmap *bitmap, uint64_t size)
     return vd_div_up(size, UINT64_C(1) << bitmap->granularity_bits);
 }
 
-/* What is cut off is forgotten; what is added is clean. */
-void vt_bitmap_model_resize(struct vt_bitmap_model *model, uint64_t size)
+/* The bytes of the last cluster that become others, or that are lost until the disk grows. */
+static void write_edge(struct vt_bitmap *bitmap, uint64_t old, uint64_t size,
+                       uint64_t cluster_bytes)
 {
+    uint64_t end = vd_min(size, vd_round_up(old, cluster_bytes));
+    if (size < old && size & ((UINT64_C(1) << bitmap->granularity_bits) - 1))
+        set(bitmap, vd_range(size - 1, 1));
+    else if (end > old)
+        set(bitmap, vd_range(old, end - old));
+}
+
+/* What is cut off is forgotten; what is added is clean, but for what shared a cluster with it. */
+void vt_bitmap_model_resize(struct vt_bitmap_model *model, uint64_t size, uint64_t cluster_bytes)
+{
+    uint64_t old = model->size;
     model->size = size;
     for (unsigned i = 0; i < VT_BITMAPS; i++) {
         struct vt_bitmap *bitmap = &model->bitmaps[i];
@@ -55,6 +67,8 @@ void vt_bitmap_model_resize(struct vt_bitmap_model *model, uint64_t size)
             continue;
         uint64_t from = granules(bitmap, size);
         memset(bitmap->dirty + from, 0, granules(bitmap, model->size_max) - from);
+        if (bitmap->is_enabled)
+            write_edge(bitmap, old, size, cluster_bytes);
     }
 }
 

@@ -36,7 +36,7 @@ bool vt_bitmap_model_is_empty(const struct vt_bitmap_model *model);
 
 /* What writing to @guest, and another size, do to them. */
 void vt_bitmap_model_write(struct vt_bitmap_model *model, struct vd_range guest);
-void vt_bitmap_model_resize(struct vt_bitmap_model *model, uint64_t size);
+void vt_bitmap_model_resize(struct vt_bitmap_model *model, uint64_t size, uint64_t cluster_bytes);
 
 /* The image has these bitmaps and no others, all of them consistent, with every bit as it is here.
  */

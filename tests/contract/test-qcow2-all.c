@@ -269,7 +269,7 @@ static void op_go_back(struct all *all)
     bool is_done_now = is_done(all, vdisk_image_snapshot_apply(all->run.image, index, &err), &err);
     if (!is_done_now)
         return;
-    vt_bitmap_model_resize(all->bitmaps, snapshot->size);
+    vt_bitmap_model_resize(all->bitmaps, snapshot->size, 1); /* all is dirty anyhow */
     vt_bitmap_model_write(all->bitmaps, vd_range(0, snapshot->size));
     model->size = snapshot->size;
     for (unsigned i = 0; i < model->window_entries; i++)
@@ -350,7 +350,9 @@ static uint64_t draw_size(struct all *all)
 static void op_resize(struct all *all)
 {
     struct vt_run *run = &all->run;
+    struct vdisk_image_info info = {.struct_bytes = sizeof(info)};
     uint64_t size = draw_size(all);
+    VT_OK(vdisk_image_info(run->image, &info, &vt_err));
     if (vt_random_chance(&run->random, 50))
         vt_run_write_end(run);
     if (all->rules.fixed_size && all->snapshot_entries) {
@@ -362,7 +364,7 @@ static void op_resize(struct all *all)
     VT_OK(vdisk_image_resize(run->image, size, VDISK_PREALLOCATION_OFF, &vt_err));
     assert_int_equal(vdisk_image_size(run->image), size);
     vt_model_resize(&run->model, size);
-    vt_bitmap_model_resize(all->bitmaps, size);
+    vt_bitmap_model_resize(all->bitmaps, size, info.cluster_bytes);
     all->tally.resizes++;
 }
 

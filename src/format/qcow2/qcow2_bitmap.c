@@ -321,6 +321,22 @@ static bool is_valid(const struct vd_qcow2_bitmap *bitmap)
     return bitmap->is_valid;
 }
 
+/*
+ * The cluster that the disk ends in loses what was behind the end.  Where the disk becomes longer
+ * again there are zeros, which nobody has written: what records has to have them.
+ */
+static int record_edge(const struct vd_qcow2 *qcow2, struct vd_bitmap *bits, uint64_t size,
+                       struct vdisk_error *err)
+{
+    uint64_t old = qcow2->format->size;
+    if (size < old) {
+        bool is_cut = !vd_is_aligned(size, UINT64_C(1) << vd_bitmap_granularity_bits(bits));
+        return is_cut ? vd_bitmap_set(bits, vd_range(size - 1, 1), err) : 0;
+    }
+    uint64_t end = vd_min(size, vd_round_up(old, qcow2->geometry.cluster_bytes));
+    return end > old ? vd_bitmap_set(bits, vd_range(old, end - old), err) : 0;
+}
+
 /* The bits for a disk of @size bytes, and places for all of them. */
 static int prepare_to_resize(struct vd_qcow2 *qcow2, struct vd_qcow2_bitmap *bitmap, uint64_t size,
                              struct vdisk_error *err) VD_REQUIRES(qcow2->dirty->lock)
@@ -337,6 +353,8 @@ static int prepare_to_resize(struct vd_qcow2 *qcow2, struct vd_qcow2_bitmap *bit
         ret = vd_bitmap_copy(bitmap->bits, &bitmap->resized, err);
     if (ret == 0)
         ret = vd_bitmap_resize(bitmap->resized, size, err);
+    if (ret == 0 && is_recording(bitmap))
+        ret = record_edge(qcow2, bitmap->resized, size, err);
     vd_qcow2_pieces_free(qcow2, &bitmap->fresh);
     if (ret == 0)
         ret = vd_qcow2_pieces_new(qcow2, count, &bitmap->fresh, err);
