@@ -116,6 +116,15 @@ static int open_file(const char *path, enum vd_repository_access access)
     return fd;
 }
 
+/* Who takes an empty repository away takes this file too: a lock on what has no name is none. */
+static int check_is_there(const char *path, const struct stat *locked, struct vdisk_error *err)
+{
+    struct stat st;
+    if (stat(path, &st) == 0 && st.st_dev == locked->st_dev && st.st_ino == locked->st_ino)
+        return 0;
+    return vd_err_set(err, EAGAIN, "%s: was replaced a moment ago: the repository is in use", path);
+}
+
 int vd_repository_lock(struct vdisk_repository *repository, struct vdisk_error *err)
 {
     enum vd_repository_access access = repository->access;
@@ -137,7 +146,7 @@ int vd_repository_lock(struct vdisk_repository *repository, struct vdisk_error *
         return vd_err_set(err, EBADMSG, "%s: is no regular file: remove it", path);
     int ret = set_bytes(fd, locks[access].there, locks[access].making);
     if (ret == 0)
-        return 0;
+        return check_is_there(path, &st, err);
     if (access == VD_REPOSITORY_READ && are_missing(-ret)) {
         repository->lock_fd = -1;
         close(fd);
