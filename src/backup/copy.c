@@ -305,18 +305,40 @@ static int add_unless_zero(struct vdisk_image *before, struct vd_range zeros,
     return 0;
 }
 
-int vd_copy_add_zeros(struct vdisk_image *source, struct vdisk_image *before,
+/* Of zeros that end at @size: those that make whole granules, or all. */
+static struct vd_range zeros_that_count(struct vd_range zeros, const struct vd_bitmap *wanted,
+                                        uint64_t size, bool is_exact)
+{
+    uint64_t granule = UINT64_C(1) << vd_bitmap_granularity_bits(wanted);
+    uint64_t start = zeros.offset, end = vd_range_end(zeros);
+    if (is_exact)
+        return zeros;
+    start = vd_round_up(start, granule);
+    if (end < size)
+        end = vd_round_down(end, granule);
+    return vd_range(start, end > start ? end - start : 0);
+}
+
+int vd_copy_add_zeros(struct vdisk_image *source, struct vdisk_image *before, bool is_exact,
                       struct vd_bitmap *wanted, struct vdisk_error *err)
 {
     uint64_t size = vdisk_image_size(source);
-    for (uint64_t at = 0; at < size;) {
+    struct vd_range zeros = vd_range(0, 0);
+    int ret = 0;
+    for (uint64_t at = 0; at < size && ret == 0;) {
         struct vdisk_extent extent;
-        int ret = vdisk_image_extent(source, at, vd_min(size - at, LOOK_BYTES_MAX), &extent, err);
-        if (ret == 0 && (extent.flags & VDISK_EXTENT_ZERO))
-            ret = add_unless_zero(before, vd_range(at, extent.length), wanted, err);
+        ret = vdisk_image_extent(source, at, vd_min(size - at, LOOK_BYTES_MAX), &extent, err);
         if (ret < 0)
             return ret;
         at += extent.length;
+        bool is_zero = (extent.flags & VDISK_EXTENT_ZERO) != 0;
+        if (is_zero)
+            zeros.length += extent.length;
+        if (!is_zero || at == size) {
+            ret = add_unless_zero(before, zeros_that_count(zeros, wanted, size, is_exact), wanted,
+                                  err);
+            zeros = vd_range(at, 0);
+        }
     }
-    return 0;
+    return ret;
 }
