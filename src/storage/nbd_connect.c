@@ -217,6 +217,15 @@ bool vd_nbd_has_context(struct vd_nbd *nbd)
     return has;
 }
 
+/* It is idle. */
+static void hang_up(struct vd_nbd_conn *conn)
+{
+    if (conn->handle && nbd_aio_is_ready(conn->handle) > 0)
+        (void)nbd_aio_disconnect(conn->handle, 0);
+    nbd_close(conn->handle);
+    conn->handle = NULL;
+}
+
 struct listing {
     vd_nbd_context_fn found;
     void *opaque;
@@ -262,6 +271,9 @@ int vd_nbd_list_contexts(struct vd_nbd *nbd, vd_nbd_context_fn found, void *opaq
 {
     struct listing listing = {.found = found, .opaque = opaque};
     struct nbd_handle *handle = NULL;
+    vd_mutex_lock(&nbd->conns[0].lock);
+    hang_up(&nbd->conns[0]); /* some servers take one connection at a time */
+    vd_mutex_unlock(&nbd->conns[0].lock);
     int ret = new_handle(nbd, true, &handle, err);
     if (ret == 0)
         ret = list_contexts(handle, &listing, nbd->settings.timeout_ms, err);
@@ -352,9 +364,7 @@ int vd_nbd_conn_ready(struct vd_nbd_conn *conn, struct vdisk_error *err)
 
 void vd_nbd_conn_close(struct vd_nbd_conn *conn)
 {
-    if (conn->handle && nbd_aio_is_ready(conn->handle) > 0)
-        (void)nbd_aio_disconnect(conn->handle, 0);
-    nbd_close(conn->handle);
+    hang_up(conn);
     if (conn->wake_fd >= 0)
         close(conn->wake_fd);
     vd_cond_destroy(&conn->changed);

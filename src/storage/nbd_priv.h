@@ -204,7 +204,7 @@ int vd_nbd_connect(struct vd_nbd *nbd, uint32_t timeout_ms, struct nbd_handle **
 bool vd_nbd_has_context(struct vd_nbd *nbd);
 
 /* Asks the server, over another connection, which contexts the export has: calls @found for each.
- */
+ * The client does nothing else; its first connection is closed. */
 typedef void (*vd_nbd_context_fn)(void *opaque, const char *name);
 int vd_nbd_list_contexts(struct vd_nbd *nbd, vd_nbd_context_fn found, void *opaque,
                          struct vdisk_error *err);
