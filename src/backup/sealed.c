@@ -75,7 +75,7 @@ static int seal_text(const json_t *object, const struct vd_seal_key *key, char *
         return ret;
     }
     *sealed_bytes =
-        used + (size_t)snprintf(text + used, END_BYTES_MAX, "%s%s%s", MARK + 1, seal, TAIL);
+        used + (size_t)snprintf(text + used, END_BYTES_MAX, "%s%s%s", &MARK[1], seal, TAIL);
     *sealed = text;
     return 0;
 }
@@ -210,7 +210,7 @@ static size_t find_seal(const char *text, size_t length)
 static bool ends_with(const char *end, size_t length, const char *seal)
 {
     char wanted[END_BYTES_MAX];
-    int wanted_bytes = snprintf(wanted, sizeof(wanted), "%s%s%s", MARK + 1, seal, TAIL);
+    int wanted_bytes = snprintf(wanted, sizeof(wanted), "%s%s%s", &MARK[1], seal, TAIL);
     return length == (size_t)wanted_bytes && memcmp(end, wanted, length) == 0;
 }
 
