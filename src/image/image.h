@@ -131,4 +131,10 @@ int vd_image_try_pwrite(struct vdisk_image *image, const void *buf, size_t lengt
  * @image does not know it any more. */
 struct vdisk_image *vd_image_take_backing(struct vdisk_image *image);
 
+/* vdisk_image_close(), but the file of @image itself stays open: *file is the caller's from then
+ * on.
+ */
+int vd_image_close_keeping_file(struct vdisk_image *image, struct vd_storage **file,
+                                struct vdisk_error *err);
+
 #endif

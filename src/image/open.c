@@ -105,6 +105,13 @@ int vdisk_image_close(struct vdisk_image *image, struct vdisk_error *err)
     return ret;
 }
 
+int vd_image_close_keeping_file(struct vdisk_image *image, struct vd_storage **file,
+                                struct vdisk_error *err)
+{
+    *file = STEAL_PTR(image->file);
+    return vdisk_image_close(image, err);
+}
+
 struct vdisk_image *vdisk_image_backing(struct vdisk_image *image)
 {
     return image->backing;
