@@ -5,7 +5,7 @@
  * Random, from a seed that is printed.  VDISK_TEST_SEED sets it, VDISK_TEST_ROUNDS (default 25) the
  * count of random repositories.
  */
-#include "repository-fixture.h"
+#include "depot-fixture.h"
 
 static uint64_t seed;
 
@@ -218,7 +218,7 @@ static void full_one_with_a_chain(void **state)
     for (unsigned i = 0; i < 4; i++) {
         depot_init(&depot, seed + i);
         fill_disk(&depot);
-        disk_resize(&depot, DISK_BYTES_MAX - 512 * (i % 2 ? 77 : 0));
+        disk_resize(&depot, i % 2 ? DISK_BYTES_MAX - 77 * 512 : DISK_BYTES_MAX);
         add(&depot, VDISK_POINT_FULL, 0);
         disk_resize(&depot, i < 2 ? DISK_BYTES_MAX / 4 : DISK_BYTES_MAX);
         add(&depot, VDISK_POINT_INCREMENTAL, 1);
