@@ -180,6 +180,15 @@ static int is_repository(const struct vdisk_repository *repository, struct vdisk
     return vd_repository_has_file(repository, IDENTITY_NAME, err);
 }
 
+/* What somebody was writing when he was killed: all but an unfinished backup. */
+static bool is_left_over(const char *name)
+{
+    size_t digits = strspn(name, "0123456789");
+    if (digits >= VD_POINT_DIGITS_MIN && name[digits] == '.')
+        return ends_with(name, ".part");
+    return strcmp(name, "journal.json.part") == 0 || strcmp(name, "partial.json.part") == 0;
+}
+
 /* Files that a merge, or a backup, was writing when it was killed: who is the only one to write may
  * take them away.  Space is all that they cost, so failing to is no failure. */
 static void sweep(const struct vdisk_repository *repository)
@@ -188,12 +197,9 @@ static void sweep(const struct vdisk_repository *repository)
     if (!directory)
         return;
     const struct dirent *entry;
-    while ((entry = readdir(directory))) {
-        const char *name = entry->d_name;
-        size_t digits = strspn(name, "0123456789");
-        if (digits >= VD_POINT_DIGITS_MIN && name[digits] == '.' && ends_with(name, ".part"))
-            unlinkat(dirfd(directory), name, 0);
-    }
+    while ((entry = readdir(directory)))
+        if (is_left_over(entry->d_name))
+            unlinkat(dirfd(directory), entry->d_name, 0);
     closedir(directory);
 }
 
