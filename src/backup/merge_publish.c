@@ -13,12 +13,15 @@
 
 #define MANIFEST_PART ".json.part"
 
-/* A differential one is on a full one; else it is one on the point before it. */
-static enum vdisk_point_kind kind_on(const struct vd_point *point, const struct vd_point *onto)
+/* A differential one is on a full one, or what will be one next; else it is one on the point before
+ * it. */
+static enum vdisk_point_kind kind_of(const struct vd_rewrite *rewrite)
 {
+    const struct vd_point *onto = rewrite->onto;
     if (!onto)
         return VDISK_POINT_FULL;
-    if (point->manifest.kind == VDISK_POINT_DIFFERENTIAL && onto->manifest.parent == 0)
+    if (rewrite->point->manifest.kind == VDISK_POINT_DIFFERENTIAL &&
+        (!onto->manifest.parent || rewrite->beside))
         return VDISK_POINT_DIFFERENTIAL;
     return VDISK_POINT_INCREMENTAL;
 }
@@ -28,7 +31,7 @@ static struct vd_manifest describe(const struct vd_rewrite *rewrite)
 {
     const struct vd_point *onto = rewrite->onto;
     struct vd_manifest manifest = rewrite->point->manifest;
-    manifest.kind = kind_on(rewrite->point, onto);
+    manifest.kind = kind_of(rewrite);
     manifest.parent = onto ? onto->number : 0;
     memset(manifest.parent_uuid, 0, sizeof(manifest.parent_uuid));
     if (onto)

@@ -43,9 +43,10 @@ struct depot {
     char directory[64]; /* of the test */
     char path[96];      /* of the repository */
     struct vdisk_repository *repository;
-    int64_t created; /* of the last point */
-    size_t size;     /* of the disk as it is now */
-    uint8_t *bytes;  /* owned: DISK_BYTES_MAX, zeros behind the end of the disk */
+    uint32_t cluster_bytes; /* of images; 0: of any size */
+    int64_t created;        /* of the last point */
+    size_t size;            /* of the disk as it is now */
+    uint8_t *bytes;         /* owned: DISK_BYTES_MAX, zeros behind the end of the disk */
     struct shown points[POINTS_MAX];
     size_t point_entries;
 };
@@ -145,6 +146,7 @@ struct recipe {
     uint64_t parent;    /* 0: none */
     const char *format; /* "qcow2", "qed" */
     bool is_compressed;
+    bool is_whole; /* has all of the disk, on a parent or not */
 };
 
 /* An image in memory that shows the disk. */
@@ -172,7 +174,7 @@ static inline void image_fill(struct depot *depot, const char *path, const struc
     struct vd_copy copy = {.source = source,
                            .target = target,
                            .range = vd_range(0, depot->size),
-                           .compares = recipe->parent != 0 && below(depot, 8) > 0,
+                           .compares = recipe->parent != 0 && !recipe->is_whole,
                            .compresses = recipe->is_compressed,
                            .workers = 2,
                            .job = &job};
@@ -254,9 +256,10 @@ static inline uint64_t depot_add(struct depot *depot, const struct recipe *recip
     char image[32], path[PATH_BYTES];
     snprintf(image, sizeof(image), "%06" PRIu64 ".%s", shown->number, recipe->format);
     snprintf(path, sizeof(path), "%s/%s", depot->path, image);
-    struct vdisk_create_options create = {.struct_bytes = sizeof(create),
-                                          .size = depot->size,
-                                          .cluster_bytes = 4096u << below(depot, 5)};
+    struct vdisk_create_options create = {
+        .struct_bytes = sizeof(create),
+        .size = depot->size,
+        .cluster_bytes = depot->cluster_bytes ? depot->cluster_bytes : 4096u << below(depot, 5)};
     if (recipe->is_compressed)
         create.compression = "zstd";
     if (recipe->parent) {

@@ -289,6 +289,7 @@ static void new_file(void **state)
     struct depot depot;
     struct work work = {.first = 2, .last = 4};
     depot_init(&depot, seed);
+    depot.cluster_bytes = 4096;
     add(&depot, VDISK_POINT_FULL, 0);
     for (uint64_t i = 1; i < 5; i++)
         add(&depot, VDISK_POINT_INCREMENTAL, i);
@@ -303,6 +304,7 @@ static void log_of_changes(void **state)
     struct depot depot;
     struct work work = {.first = 1, .last = 3};
     depot_init(&depot, seed);
+    depot.cluster_bytes = 4096;
     fill_disk(&depot);
     add(&depot, VDISK_POINT_FULL, 0);
     disk_resize(&depot, DISK_BYTES_MAX / 4);
@@ -321,6 +323,7 @@ static void several_children(void **state)
     struct depot depot;
     struct work work = {.first = 1, .last = 2};
     depot_init(&depot, seed);
+    depot.cluster_bytes = 4096;
     fill_disk(&depot);
     add(&depot, VDISK_POINT_FULL, 0);
     add(&depot, VDISK_POINT_DIFFERENTIAL, 1);
@@ -337,6 +340,7 @@ static void whole_prune(void **state)
     struct depot depot;
     struct work work = {.first = 0};
     depot_init(&depot, seed);
+    depot.cluster_bytes = 4096;
     add(&depot, VDISK_POINT_FULL, 0);
     add(&depot, VDISK_POINT_INCREMENTAL, 1);
     add(&depot, VDISK_POINT_FULL, 0);
