@@ -111,8 +111,7 @@ static int commit(struct vd_backup *backup, const char *manifest, struct vdisk_e
         ret = add_steps(backup, &journal, manifest, err);
     if (ret == 0) {
         ret = vd_journal_commit(&journal, err);
-        /* Where that can not be told, nothing may be taken back. */
-        backup->is_done = ret == 0 || vd_journal_is_pending(backup->repository, NULL) != 0;
+        backup->is_done = journal.has_begun;
     }
     vd_journal_end(&journal);
     if (ret < 0 && backup->is_done)

@@ -138,8 +138,10 @@ int vd_journal_commit(struct vd_journal *journal, struct vdisk_error *err)
         ret = vd_steps_check_files(repository, &steps, err);
     if (ret == 0) /* the names that the steps begin with are not newer than the journal */
         ret = vd_new_file_sync_directory(path, err);
-    if (ret == 0)
+    if (ret == 0) {
         ret = write_journal(journal, path, err);
+        journal->has_begun = ret == 0 || vd_journal_is_pending(repository, NULL) != 0;
+    }
     if (ret == 0)
         ret = finish(repository, &steps, path, err);
     vd_steps_free(&steps);

@@ -16,7 +16,8 @@
 
 struct vd_journal {
     struct vdisk_repository *repository;
-    json_t *steps; /* owned */
+    json_t *steps;  /* owned */
+    bool has_begun; /* set by vd_journal_commit(): it is done, or will be; or nobody can tell */
 };
 
 int vd_journal_begin(struct vd_journal *journal, struct vdisk_repository *repository,
@@ -34,7 +35,8 @@ int vd_journal_rename(struct vd_journal *journal, const char *from, const char *
                       struct vdisk_error *err);
 int vd_journal_remove(struct vd_journal *journal, const char *name, struct vdisk_error *err);
 
-/* L1, and does it all.  When it fails, vd_journal_is_pending() tells whether it will be done. */
+/* L1, and does it all.  When it fails, journal->has_begun tells whether what it is about may be
+ * taken back: only if it is false. */
 int vd_journal_commit(struct vd_journal *journal, struct vdisk_error *err);
 
 /* Is there a journal?  0 or 1, or a negative errno. */

@@ -90,6 +90,8 @@ static int make_directory(const char *name, struct vdisk_error *err)
         return vd_new_file_sync_directory(name, err);
     if (errno != EEXIST)
         return vd_err_errno(err, errno, "%s: can not make the directory of the repository", name);
+    struct vdisk_error ignored = {0};
+    (void)vd_new_file_sync_directory(name, &ignored); /* if somebody made it a moment ago */
     return check_empty(name, err);
 }
 

@@ -3,6 +3,7 @@
 #include "names.h"
 
 #include <dirent.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -36,10 +37,11 @@ static struct recorded {
     unsigned changes; /* pending; one may be about two names */
     uint64_t settled[CHANGES_MAX];
     unsigned settled_entries;
+    unsigned calls;
 } * disk;
 
 static bool is_recording; /* in this process */
-static unsigned calls, cut_before;
+static struct vt_names_event wanted;
 
 static void must(bool ok, const char *what)
 {
@@ -143,7 +145,7 @@ static void names_are_durable(void)
     disk->pending_entries = disk->changes = 0;
 }
 
-void vt_names_record(const char *name, const char *keep, unsigned cut)
+void vt_names_record(const char *name, const char *keep, struct vt_names_event event)
 {
     memset(disk, 0, sizeof(*disk));
     snprintf(disk->directory, sizeof(disk->directory), "%s", name);
@@ -152,9 +154,13 @@ void vt_names_record(const char *name, const char *keep, unsigned cut)
     names_are_durable();
     for (unsigned i = 0; i < disk->now_entries; i++)
         settle(disk->now[i].inode);
-    calls = 0;
-    cut_before = cut;
+    wanted = event;
     is_recording = true;
+}
+
+unsigned vt_names_calls(void)
+{
+    return disk->calls;
 }
 
 unsigned vt_names_pending(void)
@@ -242,19 +248,24 @@ void vt_names_restore(const char *name, uint64_t mask)
 
 /* ---- The calls ---- */
 
-static void before_call(void)
+/* false: the call fails. */
+static bool before_call(void)
 {
     if (!is_recording)
-        return;
+        return true;
     look();
-    if (++calls == cut_before)
+    if (++disk->calls == wanted.cut)
         _exit(VT_NAMES_CUT);
+    errno = EIO;
+    return disk->calls != wanted.fails;
 }
 
 static void after_call(void)
 {
+    int code = errno;
     if (is_recording)
         look();
+    errno = code;
 }
 
 static void after_sync(int fd)
@@ -274,7 +285,8 @@ static void after_sync(int fd)
     type __wrap_##name arguments;              \
     type __wrap_##name arguments               \
     {                                          \
-        before_call();                         \
+        if (!before_call())                    \
+            return -1;                         \
         type ret = __real_##name(__VA_ARGS__); \
         after_call();                          \
         return ret;                            \
@@ -285,7 +297,8 @@ static void after_sync(int fd)
     int __wrap_##name(int fd);       \
     int __wrap_##name(int fd)        \
     {                                \
-        before_call();               \
+        if (!before_call())          \
+            return -1;               \
         int ret = __real_##name(fd); \
         if (ret == 0)                \
             after_sync(fd);          \

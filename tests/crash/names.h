@@ -15,9 +15,18 @@
 
 #define VT_NAMES_CUT 77 /* exit status of a process that was cut */
 
+/* What happens to a call, counted from 1; 0: never. */
+struct vt_names_event {
+    unsigned cut;   /* the process ends before it */
+    unsigned fails; /* it does nothing, and fails with EIO */
+};
+
 /* The directory @name, and the names in it, are all durable: records from here on.  @keep is a
- * directory for the files.  @cut: the process ends before this call (from 1); 0: never. */
-void vt_names_record(const char *name, const char *keep, unsigned cut);
+ * directory for the files. */
+void vt_names_record(const char *name, const char *keep, struct vt_names_event event);
+
+/* How many calls has the last process that recorded made? */
+unsigned vt_names_calls(void);
 
 /* Of the last process that recorded: how many changes are pending, and is the file named in the
  * directory whatever becomes of them? */

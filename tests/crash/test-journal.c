@@ -2,7 +2,7 @@
 /*
  * Journals of repositories: the power is cut, or the process killed, before each of the calls that
  * they make, and before each of those that then finish them.  Whatever of the names was durable,
- * all of the steps are done in the end, or none is.
+ * all of the steps are done in the end, or none is.  The same if one of the calls fails.
  *
  * VD_CRASH_DRAWS (default 3): states after a cut from which recovering is cut as well.
  */
@@ -236,8 +236,12 @@ static bool go_on(const struct scenario *scenario)
     return true;
 }
 
+/* What commit() ends with if the journal failed. */
+#define NOTHING_BEGUN 4
+#define HAS_BEGUN     5
+
 /* Commits the journal of the scenario: what a process ends with. */
-static int commit(const struct scenario *scenario, unsigned cut)
+static int commit(const struct scenario *scenario, struct vt_names_event event)
 {
     uint8_t digest[VD_DIGEST_BYTES_MAX];
     struct vdisk_repository *repository = NULL;
@@ -246,16 +250,14 @@ static int commit(const struct scenario *scenario, unsigned cut)
         return 1;
     if (!put_files(scenario, false) || (scenario->has_log && !make_log(repository, digest)))
         return 2;
-    vt_names_record(REPO, "keep", cut);
+    vt_names_record(REPO, "keep", event);
     struct vdisk_error err = {0};
     if (!put_files(scenario, true) || vd_journal_begin(&journal, repository, NULL) < 0 ||
         !add_steps(scenario, &journal, digest))
         return 3;
-    if (vd_journal_commit(&journal, &err) < 0) {
-        fprintf(stderr, "# %s\n", err.message);
-        return 4;
-    }
-    return go_on(scenario) ? 0 : 5;
+    if (vd_journal_commit(&journal, &err) < 0)
+        return err.code == EIO && *err.message ? journal.has_begun ? HAS_BEGUN : NOTHING_BEGUN : 6;
+    return event.fails || go_on(scenario) ? 0 : 7;
 }
 
 /* Opens the repository, which finishes the journal. */
@@ -263,10 +265,10 @@ static int recover(enum vd_repository_access access, unsigned cut)
 {
     struct vdisk_repository *repository = NULL;
     struct vdisk_error err = {0};
-    vt_names_record(REPO, "keep", cut);
+    vt_names_record(REPO, "keep", (struct vt_names_event){.cut = cut});
     if (vd_repository_open(REPO, access, NULL, &repository, &err) < 0) {
         fprintf(stderr, "# %s\n", err.message);
-        return 6;
+        return 8;
     }
     return 0;
 }
@@ -281,12 +283,12 @@ static int status_of(pid_t pid)
     return WEXITSTATUS(status);
 }
 
-static int run_commit(const struct scenario *scenario, unsigned cut)
+static int run_commit(const struct scenario *scenario, struct vt_names_event event)
 {
     vt_names_empty("keep");
     pid_t pid = fork();
     if (pid == 0)
-        _exit(commit(scenario, cut));
+        _exit(commit(scenario, event));
     return status_of(pid);
 }
 
@@ -365,7 +367,7 @@ static int cut_commit(const struct scenario *scenario, unsigned cut, unsigned co
 {
     char when[64], start[32];
     vt_names_copy("template", REPO);
-    int status = run_commit(scenario, cut);
+    int status = run_commit(scenario, (struct vt_names_event){.cut = cut});
     if (status != 0 && status != VT_NAMES_CUT)
         fail_msg("%s: cut %u: exit status %d", scenario->name, cut, status);
     unsigned pending = vt_names_pending();
@@ -386,6 +388,21 @@ static int cut_commit(const struct scenario *scenario, unsigned cut, unsigned co
     return status;
 }
 
+/* The call that fails; false: there are not so many. */
+static bool fail_commit(const struct scenario *scenario, unsigned fails)
+{
+    char when[64];
+    vt_names_copy("template", REPO);
+    int status = run_commit(scenario, (struct vt_names_event){.fails = fails});
+    if (status != 0 && status != NOTHING_BEGUN && status != HAS_BEGUN)
+        fail_msg("%s: call %u fails: exit status %d", scenario->name, fails, status);
+    bool is_made = fails <= vt_names_calls();
+    assert_true(is_made || status == 0);
+    snprintf(when, sizeof(when), "call %u has failed", fails);
+    assert_int_equal(open_and_look(scenario, when, false), status != NOTHING_BEGUN);
+    return is_made;
+}
+
 static void run(const struct scenario *scenario)
 {
     struct vdisk_repository *repository = NULL;
@@ -400,6 +417,10 @@ static void run(const struct scenario *scenario)
                   counts[0] + counts[1], counts[1]);
     assert_true(cut < CUTS_MAX);
     assert_true(counts[0] > 0 && counts[1] > 0);
+    unsigned fails = 1;
+    while (fails < CUTS_MAX && fail_commit(scenario, fails))
+        fails++;
+    assert_in_range(fails, 10, CUTS_MAX - 1);
 }
 
 #define RUN(name, index)           \
