@@ -17,8 +17,9 @@ struct serve {
     struct vd_serve_activation activation;
     struct vd_serve_signals signals;
     struct vd_serve_log log;
-    struct vdisk_image **images; /* of each FILE; NULL: not open */
-    char **names;                /* of each FILE, owned */
+    struct vdisk_image **images;            /* of each FILE; NULL: not open */
+    struct vdisk_repository **repositories; /* of each FILE that is a point; NULL: it is none */
+    char **names;                           /* of each FILE, owned */
     size_t entries;
     struct vdisk_server *server;
     struct vd_serve_sockets sockets;
@@ -28,6 +29,26 @@ struct serve {
 
 /* --- images ---------------------------------------------------------------------------------- */
 
+/* Whoever has the point open has its repository open. */
+static int open_point(struct serve *serve, size_t i)
+{
+    struct vdisk_error err = {0};
+    struct vd_backup_place place;
+    size_t index;
+    int status = vd_backup_place_take(serve->cli->operands[i], &place);
+    if (status != VD_CLI_GO)
+        return status;
+    struct vdisk_repository *repository = vd_backup_open(place.name, &serve->args.offer.key, 0);
+    serve->repositories[i] = repository;
+    int ret = repository ? vdisk_repository_find(repository, place.point, &index, &err) : 0;
+    if (repository && ret == 0)
+        ret = vdisk_repository_open_point(repository, index, &serve->images[i], &err);
+    vd_backup_place_free(&place);
+    if (ret < 0)
+        return vd_cli_fail(&err);
+    return repository ? VD_CLI_GO : 1;
+}
+
 static int open_images(struct serve *serve)
 {
     const struct vd_serve_offer *offer = &serve->args.offer;
@@ -36,6 +57,12 @@ static int open_images(struct serve *serve)
     options.snapshot = vd_cli_snapshot_key(&offer->snapshot);
     for (size_t i = 0; i < serve->entries; i++) {
         struct vdisk_error err = {0};
+        if (vd_backup_names_point(serve->cli->operands[i])) {
+            int status = open_point(serve, i);
+            if (status != VD_CLI_GO)
+                return status;
+            continue;
+        }
         if (vdisk_image_open(serve->cli->operands[i], &options, &serve->images[i], &err) < 0)
             return vd_cli_fail(&err);
     }
@@ -66,12 +93,13 @@ static int add_exports(struct serve *serve)
     const struct vd_serve_offer *offer = &serve->args.offer;
     for (size_t i = 0; i < serve->entries; i++) {
         struct vdisk_error err = {0};
+        bool is_read_only = offer->is_read_only || serve->repositories[i];
         serve->names[i] = name_of(serve, i);
         struct vdisk_export_options options = {
             .struct_bytes = sizeof(options),
-            .flags = (offer->is_read_only ? 0 : VDISK_EXPORT_WRITE) |
+            .flags = (is_read_only ? 0 : VDISK_EXPORT_WRITE) |
                      (offer->has_depth ? VDISK_EXPORT_ALLOCATION_DEPTH : 0),
-            .clients = offer->clients,
+            .clients = offer->has_clients ? offer->clients : (is_read_only ? 0 : 1),
             .name = serve->names[i],
             .description = offer->descriptions.entries ? offer->descriptions.list[i] : NULL,
             .bitmaps = offer->bitmaps.list,
@@ -216,8 +244,9 @@ static int serve_all(struct serve *serve)
         return vd_cli_fail(&err);
     serve->entries = (size_t)serve->cli->operand_count;
     serve->images = vd_alloc_array(serve->entries, sizeof(*serve->images));
+    serve->repositories = vd_alloc_array(serve->entries, sizeof(*serve->repositories));
     serve->names = vd_alloc_array(serve->entries, sizeof(*serve->names));
-    if (!serve->images || !serve->names) {
+    if (!serve->images || !serve->repositories || !serve->names) {
         vd_cli_error("out of memory for %zu images", serve->entries);
         return 1;
     }
@@ -234,9 +263,12 @@ static int close_all(struct serve *serve, int status)
     vdisk_server_free(serve->server);
     for (size_t i = 0; serve->images && i < serve->entries; i++)
         status = vd_cli_close(serve->images[i], status);
+    for (size_t i = 0; serve->repositories && i < serve->entries; i++)
+        vdisk_repository_close(serve->repositories[i]);
     for (size_t i = 0; serve->names && i < serve->entries; i++)
         free(serve->names[i]);
     free(serve->images);
+    free(serve->repositories);
     free(serve->names);
     vd_serve_sockets_free(&serve->sockets);
     if (serve->pid_fd >= 0)
@@ -293,6 +325,7 @@ const struct vd_cli_verb vd_cmd_serve = {
         "it is.  Ends when the last client has left, unless -t is given; at SIGINT and SIGTERM\n"
         "requests under way are finished, and all is durable.  One FILE is the default export;\n"
         "several are called what the files are, without their folders, unless -x names them.\n"
+        "A FILE may be a point of a repository, REPOSITORY@POINT as for restore: for reading.\n"
         "Exit status: 0, or 1; with --run, that of COMMAND.\n",
     .common = VD_CLI_FORMAT | VD_CLI_SHARE | VD_CLI_QUIET | VD_CLI_OUTPUT | VD_CLI_NETWORK |
               VD_CLI_GATE | VD_CLI_KEYS,

@@ -18,6 +18,7 @@ enum {
     KEY_VSOCK = VD_CLI_KEY_VERB,
     KEY_FD,
     KEY_CACHE,
+    KEY_KEY_FILE,
     KEY_DISCARD,
     KEY_DETECT_ZEROES,
     KEY_AIO,
@@ -58,6 +59,7 @@ const struct vd_cli_option vd_serve_options[] = {
     {'l', "load-snapshot", "SNAPSHOT", "offer this snapshot within FILE, for reading"},
     {KEY_CACHE, "cache", "CACHE", "cache mode: " VD_CACHE_MODES},
     {'n', "nocache", NULL, "the same as --cache=none"},
+    VD_BACKUP_KEY_FILE(KEY_KEY_FILE),
     {KEY_TLS_CREDS, "tls-creds", "DIR", "encrypt, with the certificate in DIR"},
     {KEY_TLS_PSK, "tls-psk", "FILE", "encrypt, with the keys of users in FILE"},
     {KEY_TLS_REQUIRED, "tls-required", NULL, "refuse clients that do not encrypt (default)"},
@@ -214,6 +216,8 @@ static int take_offer(struct vd_cli *cli, struct vd_serve_offer *offer, int key,
     case 'r':
         offer->is_read_only = true;
         return VD_CLI_GO;
+    case KEY_KEY_FILE:
+        return vd_backup_key_take(value, &offer->key);
     case 'n':
         value = "none";
         break;
@@ -325,6 +329,7 @@ static int take(struct vd_cli *cli, void *opaque, int key, const char *value)
     case 'A':
     case 'l':
     case KEY_CACHE:
+    case KEY_KEY_FILE:
     case 'n':
         return take_offer(cli, &args->offer, key, value);
     case KEY_TLS_CREDS:
@@ -391,6 +396,30 @@ static int check_words(struct vd_cli *cli, const struct vd_words *words, const c
                               cli->operand_count, cli->operand_count == 1 ? "" : "s");
 }
 
+/* What goes with points of repositories, and what with them only. */
+static int check_points(struct vd_cli *cli, const struct vd_serve_offer *offer)
+{
+    const char *point = NULL;
+    for (int i = 0; i < cli->operand_count; i++) {
+        const char *name = cli->operands[i];
+        if (vd_backup_is_repository(name))
+            return vd_cli_usage_error(cli, "%s: is a repository of backups: %s@ is its last point",
+                                      name, name);
+        if (vd_backup_names_point(name))
+            point = name;
+    }
+    if (!point && offer->key.bytes)
+        return vd_cli_usage_error(cli, "--key-file: no FILE is a point of a repository: "
+                                       "REPOSITORY@POINT");
+    if (point && (cli->format || cli->share || offer->snapshot.is_given || offer->bitmaps.entries ||
+                  offer->cache_flags))
+        return vd_cli_usage_error(cli,
+                                  "%s: is a point of a repository: -f, -U, -l, -B and --cache are "
+                                  "for images",
+                                  point);
+    return VD_CLI_GO;
+}
+
 static int check_together(struct vd_cli *cli, struct vd_serve_args *args)
 {
     struct vd_serve_places *places = &args->places;
@@ -400,6 +429,8 @@ static int check_together(struct vd_cli *cli, struct vd_serve_args *args)
         status = check_words(cli, &offer->names, "-x");
     if (status == VD_CLI_GO)
         status = check_words(cli, &offer->descriptions, "-D");
+    if (status == VD_CLI_GO)
+        status = check_points(cli, offer);
     if (status != VD_CLI_GO)
         return status;
     if (args->process.command && args->process.forks)
@@ -413,8 +444,6 @@ static int check_together(struct vd_cli *cli, struct vd_serve_args *args)
         return vd_cli_usage_error(cli, "-U: sharing with a writer is for reading only: add -r");
     if (offer->bitmaps.entries && offer->snapshot.is_given)
         return vd_cli_usage_error(cli, "-B: a snapshot (-l) has no bitmaps");
-    if (!offer->has_clients)
-        offer->clients = offer->is_read_only ? 0 : 1;
     return VD_CLI_GO;
 }
 
@@ -439,4 +468,5 @@ void vd_serve_args_free(struct vd_serve_args *args)
     free(args->offer.bitmaps.list);
     free(args->authorized.list);
     vd_cli_snapshot_free(&args->offer.snapshot);
+    vd_backup_key_free(&args->offer.key);
 }

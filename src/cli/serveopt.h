@@ -3,7 +3,7 @@
 #ifndef VD_CLI_SERVEOPT_H
 #define VD_CLI_SERVEOPT_H
 
-#include "cli/cli.h"
+#include "cli/backupopt.h"
 #include "cli/snapshots.h"
 
 /* Words of the command line, in their order; the list is owned, the words are not. */
@@ -39,10 +39,11 @@ struct vd_serve_offer {
     struct vd_words names, descriptions; /* of FILE by FILE; or none */
     struct vd_words bitmaps;             /* of all */
     struct vd_cli_snapshot snapshot;
-    uint32_t cache_flags; /* of enum vdisk_open_flag */
-    uint32_t clients;     /* at once; 0: no limit */
+    struct vd_backup_key key; /* of repositories whose points are offered */
+    uint32_t cache_flags;     /* of enum vdisk_open_flag */
+    uint32_t clients;         /* at once, if has_clients; 0: no limit */
     bool has_clients;
-    bool is_read_only;
+    bool is_read_only; /* all; points of repositories are in any case */
     bool has_depth;
 };
 

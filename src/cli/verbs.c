@@ -7,6 +7,7 @@
 /* clang-format off */
 static const struct vd_cli_verb *const verbs[] = {
     &vd_cmd_amend,
+    &vd_cmd_backup,
     &vd_cmd_bench,
     &vd_cmd_bitmap,
     &vd_cmd_check,
@@ -24,6 +25,7 @@ static const struct vd_cli_verb *const verbs[] = {
     &vd_cmd_measure,
     &vd_cmd_rebase,
     &vd_cmd_resize,
+    &vd_cmd_restore,
     &vd_cmd_serve,
     &vd_cmd_snapshot,
     &vd_cmd_sums,

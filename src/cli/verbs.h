@@ -6,6 +6,7 @@
 #include "cli/cli.h"
 
 extern const struct vd_cli_verb vd_cmd_amend;
+extern const struct vd_cli_verb vd_cmd_backup;
 extern const struct vd_cli_verb vd_cmd_bench;
 extern const struct vd_cli_verb vd_cmd_bitmap;
 extern const struct vd_cli_verb vd_cmd_check;
@@ -23,6 +24,7 @@ extern const struct vd_cli_verb vd_cmd_map;
 extern const struct vd_cli_verb vd_cmd_measure;
 extern const struct vd_cli_verb vd_cmd_rebase;
 extern const struct vd_cli_verb vd_cmd_resize;
+extern const struct vd_cli_verb vd_cmd_restore;
 extern const struct vd_cli_verb vd_cmd_serve;
 extern const struct vd_cli_verb vd_cmd_snapshot;
 extern const struct vd_cli_verb vd_cmd_sums;
