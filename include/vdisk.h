@@ -2342,7 +2342,7 @@ VDISK_PUBLIC VDISK_MUST_CHECK int vdisk_repository_open_point(struct vdisk_repos
 /**
  * struct vdisk_verify_options - which points are verified; zero means the default
  * @struct_bytes: sizeof(struct vdisk_verify_options)
- * @workers:      files read at once; default: the processors
+ * @workers:      pieces of a file read at once; default as for vdisk_convert()
  * @point:        as for vdisk_repository_find(): this and those below it; NULL: all
  * @rate_bytes:   most bytes a second; default: no limit
  * @progress:     called now and then, or NULL; the phase is "verify"

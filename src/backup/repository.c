@@ -18,11 +18,9 @@
 #include "storage/new_file.h"
 #include "util/mem.h"
 
-#define IDENTITY_NAME      "vdisk-repository.json"
-#define IDENTITY_SCHEMA    "vdisk-repository"
-#define IDENTITY_VERSION   1
-#define IDENTITY_BYTES_MAX (UINT64_C(64) << 10)
-#define KEY_BYTES_MIN      16u
+#define IDENTITY_SCHEMA  "vdisk-repository"
+#define IDENTITY_VERSION 1
+#define KEY_BYTES_MIN    16u
 
 /* Directories of disks hold what the owners of the disks want to keep to themselves. */
 #define DIRECTORY_MODE 0700
@@ -55,7 +53,8 @@ static bool ends_with(const char *text, const char *end)
 /* Left by somebody who was cut off while the repository was made, or by mkfs. */
 static bool may_be_in_empty(const char *name)
 {
-    static const char *const names[] = {".", "..", "lock", "lost+found", IDENTITY_NAME ".part"};
+    static const char *const names[] = {".", "..", "lock", "lost+found",
+                                        VD_REPOSITORY_IDENTITY ".part"};
     for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
         if (strcmp(name, names[i]) == 0)
             return true;
@@ -77,7 +76,7 @@ static int check_empty(const char *name, struct vdisk_error *err)
                              "%s: is no repository of backups (there is no %s), and not empty "
                              "(there is %.200s): give an empty directory, or one that is not there "
                              "yet",
-                             name, IDENTITY_NAME, entry->d_name);
+                             name, VD_REPOSITORY_IDENTITY, entry->d_name);
     if (ret == 0 && errno)
         ret = vd_err_errno(err, errno, "%s: can not read the directory", name);
     closedir(directory);
@@ -107,7 +106,7 @@ static int write_identity(const struct vdisk_repository *repository, struct vdis
     if (!vd_time_write(now, created))
         return vd_err_set(err, EOVERFLOW, "%s: the clock says %" PRId64 " seconds since 1970",
                           repository->name, now);
-    CLEANUP_FREE char *path = vd_repository_path(repository, IDENTITY_NAME, err);
+    CLEANUP_FREE char *path = vd_repository_path(repository, VD_REPOSITORY_IDENTITY, err);
     if (!path)
         return -ENOMEM;
     json_t *object = json_pack("{s:s, s:i, s:s, s:s, s:b}", "schema", IDENTITY_SCHEMA, "version",
@@ -156,11 +155,12 @@ static int take_identity(struct vdisk_repository *repository, const char *path, 
 
 static int read_identity(struct vdisk_repository *repository, struct vdisk_error *err)
 {
-    CLEANUP_FREE char *path = vd_repository_path(repository, IDENTITY_NAME, err);
+    CLEANUP_FREE char *path = vd_repository_path(repository, VD_REPOSITORY_IDENTITY, err);
     if (!path)
         return -ENOMEM;
     json_t *object = NULL;
-    int ret = vd_sealed_read(path, &repository->key, IDENTITY_BYTES_MAX, &object, err);
+    int ret =
+        vd_sealed_read(path, &repository->key, VD_REPOSITORY_IDENTITY_BYTES_MAX, &object, err);
     if (ret < 0)
         return ret;
     ret = take_identity(repository, path, object, err);
@@ -179,7 +179,7 @@ static int is_repository(const struct vdisk_repository *repository, struct vdisk
     if (!S_ISDIR(st.st_mode))
         return vd_err_set(err, ENOTDIR, "%s: a repository of backups is a directory, this is none",
                           repository->name);
-    return vd_repository_has_file(repository, IDENTITY_NAME, err);
+    return vd_repository_has_file(repository, VD_REPOSITORY_IDENTITY, err);
 }
 
 /* What somebody was writing when he was killed: all but an unfinished backup. */
@@ -253,7 +253,7 @@ static int enter(struct vdisk_repository *repository, struct vdisk_error *err)
     bool makes = ret == 0;
     if (makes && repository->access != VD_REPOSITORY_ADD)
         return vd_err_set(err, ENOENT, "%s: is no repository of backups: there is no %s in it",
-                          repository->name, IDENTITY_NAME);
+                          repository->name, VD_REPOSITORY_IDENTITY);
     ret = makes ? make_directory(repository->name, err) : 0;
     if (ret == 0)
         ret = vd_repository_lock(repository, err);

@@ -20,6 +20,9 @@
 
 #include "backup/manifest.h"
 
+#define VD_REPOSITORY_IDENTITY           "vdisk-repository.json"
+#define VD_REPOSITORY_IDENTITY_BYTES_MAX (UINT64_C(64) << 10)
+
 /* How it is locked: P3. */
 enum vd_repository_access {
     VD_REPOSITORY_READ = 1, /* points do not change */
