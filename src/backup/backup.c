@@ -177,12 +177,15 @@ int vdisk_backup(const struct vdisk_backup_options *options, struct vdisk_backup
     if (ret < 0)
         return ret;
     struct vd_backup backup = {.options = options};
+    struct vdisk_error why = {0};
     vd_job_init(&backup.job, options->progress, options->opaque, options->rate_bytes);
-    ret = run(&backup, err);
+    ret = run(&backup, &why);
     if (ret == 0)
         settle(&backup);
     else
         give_up(&backup);
+    if (ret < 0)
+        ret = vd_err_copy(err, &why); /* what is told is what is returned */
     if (ret == 0 && result)
         fill_in(&backup, result);
     vd_bitmap_free(backup.wanted);

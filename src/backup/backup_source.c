@@ -26,7 +26,10 @@ static int open_image(struct vd_backup *backup, uint32_t flags, const char *form
         .gate = options->gate,
     };
     struct vdisk_error inner = {0};
-    int ret = vdisk_image_open(options->source, &open, &backup->source, &inner);
+    struct vdisk_image *image;
+    int ret = vdisk_image_open(options->source, &open, &image, &inner);
+    if (ret == 0)
+        backup->source = image;
     if (ret == -EAGAIN)
         return vd_err_set(err, EAGAIN,
                           "%s (the disk of a running virtual machine is backed up from an NBD "

@@ -46,12 +46,16 @@ static int make_image(const struct vd_backup *backup, const char *path, struct v
 static int open_image(struct vd_backup *backup, const char *path, struct vdisk_error *err)
 {
     struct vd_storage_options options = {.flags = VD_STORAGE_WRITE};
+    struct vdisk_image *image;
     struct vd_storage *file;
     int ret = vd_storage_open(path, &options, &file, err);
     if (ret < 0)
         return ret;
-    return vd_point_open_on(backup->repository, file, backup->partial.image_format, backup->parent,
-                            VDISK_OPEN_WRITE, NULL, &backup->target, err);
+    ret = vd_point_open_on(backup->repository, file, backup->partial.image_format, backup->parent,
+                           VDISK_OPEN_WRITE, NULL, &image, err);
+    if (ret == 0)
+        backup->target = image;
+    return ret;
 }
 
 /* Is the image that was found the one that would be made? */

@@ -79,8 +79,9 @@ static uint64_t one_case(struct vb *vb, enum vt_fault_class fault, uint64_t nth)
     vt_inject_start(fault, nth);
     int ret = vdisk_backup(&options, NULL, &err);
     uint64_t seen = vt_inject_stop();
-    assert_int_equal(-ret, err.code);
-    assert_true(ret == 0 || err.message[0]);
+    if (ret != -err.code || (ret < 0 && !err.message[0]))
+        fail_msg("%s %" PRIu64 ", at %s: returned %d, told %d: %s", vt_fault_class_name(fault), nth,
+                 vt_inject_where(), ret, err.code, err.message);
     check_counts(vb, ret);
     if (ret < 0) {
         vb_session(vb, 1);
