@@ -109,10 +109,9 @@ static int commit(struct vd_backup *backup, const char *manifest, struct vdisk_e
     int ret = vd_journal_begin(&journal, backup->repository, err);
     if (ret == 0)
         ret = add_steps(backup, &journal, manifest, err);
-    if (ret == 0) {
+    if (ret == 0)
         ret = vd_journal_commit(&journal, err);
-        backup->is_done = journal.has_begun;
-    }
+    backup->is_done = journal.has_begun;
     vd_journal_end(&journal);
     if (ret < 0 && backup->is_done)
         vd_err_prefix(err, ret, "the point is finished when the repository is opened next: ");

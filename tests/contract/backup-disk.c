@@ -342,6 +342,10 @@ void vb_verify(const struct vb *vb)
     assert_int_equal(vdisk_repository_points(repository), vb->point_entries);
     for (unsigned i = 0; i < vb->point_entries; i++)
         verify_point(vb, repository, i);
+    struct vdisk_verify_result result = {.struct_bytes = sizeof(result)};
+    VT_OK(vdisk_repository_verify(repository, NULL, &result, &vt_err));
+    assert_int_equal(result.damages, 0);
+    assert_int_equal(result.points, vb->point_entries);
     vdisk_repository_close(repository);
 }
 
