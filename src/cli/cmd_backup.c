@@ -262,8 +262,7 @@ static int run(struct vd_cli *cli, int argc, char **argv)
 }
 
 static const struct vd_cli_verb *const inner[] = {
-    &vd_cmd_backup_list,
-    NULL,
+    &vd_cmd_backup_list, &vd_cmd_backup_merge, &vd_cmd_backup_prune, &vd_cmd_backup_verify, NULL,
 };
 
 const struct vd_cli_verb vd_cmd_backup = {

@@ -22,6 +22,13 @@ offers() {
 
 check 'verbs' offers 'info io' i
 check 'verbs for help' offers 'map measure' help m
+check 'verbs within a verb' offers 'list merge prune verify' backup ''
+check 'one of them' offers 'verify' backup v
+check 'help for them' offers 'merge' help backup m
+check 'their options' offers '--keep-daily= --keep-last= --keep-weekly= --key-file=' \
+    backup prune --ke
+check 'options of the outer one' offers '--in-clear --incremental' backup --in
+check 'nothing beside verbs, so files' offers '' backup disk
 check 'formats' offers 'gow gow1 gow2 gow3' info -f g
 check 'a letter' offers '-U' info -U
 check 'its long name' offers '--force-share' info --force
