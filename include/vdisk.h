@@ -2406,7 +2406,8 @@ enum vdisk_prune_flag {
  * @keep_daily:   the last point of each of the last so many days that have one; days and weeks are
  *                those of UTC
  * @keep_weekly:  the last point of each of the last so many weeks (ISO 8601) that have one
- * @progress:     called now and then, or NULL; the phase is "merge"
+ * @progress:     called now and then, or NULL; the phases are "merge" and "digest", of each point
+ *                that takes something over
  * @report:       told in words of each point that goes, or NULL; one call at a time
  * @opaque:       for @progress and @report
  *
@@ -2448,8 +2449,12 @@ struct vdisk_prune_result {
  * before; at any instant, whatever happens.  It is done point by point: when it fails, those that
  * are gone are gone.
  *
- * Return: 0; -EINVAL: options; -EBADMSG: a file that has to be read is damaged: nothing is moved
- * from it; -ECANCELED; -ENOSPC, -EIO, ...: the message names the file.
+ * Points that are damaged, or lie on one that is, are not chosen from, and not touched; nor is
+ * anything that they may have to do with, from the last full point before them to the next one.
+ *
+ * Return: 0; -EINVAL: options; -EACCES: open for reading only, and no dry run; -EBADMSG: a file
+ * that has to be read is damaged: nothing is moved from it; -ECANCELED; -ENOSPC, -EIO, ...: the
+ * message names the file.
  */
 VDISK_PUBLIC VDISK_MUST_CHECK int vdisk_repository_prune(struct vdisk_repository *repository,
                                                          const struct vdisk_prune_options *options,

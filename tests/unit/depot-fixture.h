@@ -43,6 +43,7 @@ struct depot {
     char directory[64]; /* of the test */
     char path[96];      /* of the repository */
     struct vdisk_repository *repository;
+    struct vd_seal_key key; /* or none */
     uint32_t cluster_bytes; /* of images; 0: of any size */
     int64_t created;        /* of the last point */
     size_t size;            /* of the disk as it is now */
@@ -58,7 +59,7 @@ static inline uint64_t below(struct depot *depot, uint64_t limit)
 
 static inline void depot_open(struct depot *depot, enum vd_repository_access access)
 {
-    VT_OK(vd_repository_open(depot->path, access, NULL, &depot->repository, &vt_err));
+    VT_OK(vd_repository_open(depot->path, access, &depot->key, &depot->repository, &vt_err));
 }
 
 static inline void depot_close(struct depot *depot)
@@ -67,6 +68,7 @@ static inline void depot_close(struct depot *depot)
     depot->repository = NULL;
 }
 
+/* Half of them have a key. */
 static inline void depot_init(struct depot *depot, uint64_t seed)
 {
     *depot = (struct depot){.random = {.state = seed}, .created = 1790000000};
@@ -77,6 +79,8 @@ static inline void depot_init(struct depot *depot, uint64_t seed)
     snprintf(depot->path, sizeof(depot->path), "%s/repo", depot->directory);
     depot->bytes = vt_calloc(DISK_BYTES_MAX, 1);
     depot->size = DISK_BYTES_MAX / 2;
+    if (below(depot, 2))
+        depot->key = (struct vd_seal_key){.bytes = "what nobody knows", .length = 17};
     depot_open(depot, VD_REPOSITORY_ADD);
 }
 

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * backup/prune, cut off: the process ends at one of its calls that change files, in the middle of
- * what is written.  Whoever opens the repository next finds each point that stays as it was made.
+ * what is written, or the call fails.  Whoever opens the repository next finds each point that
+ * stays as it was made.
  *
- * Random, from a seed that is printed.  VDISK_TEST_SEED sets it, VDISK_TEST_ROUNDS (default 40) how
+ * Random, from a seed that is printed.  VDISK_TEST_SEED sets it, VDISK_TEST_ROUNDS (default 20) how
  * many times each kind of work is cut off; 0: at each of its calls.
  */
 #include "depot-fixture.h"
@@ -19,28 +20,37 @@ static uint64_t seed;
 
 /* ---- Calls that change files ---- */
 
-/* Calls until the end comes; 0: it does not. */
+/* Calls until one is the last, or fails; 0: all are as usual. */
 static atomic_long countdown;
+static bool fails; /* it is told that there is no space */
 
-static bool is_the_end(void)
+static bool is_the_one(void)
 {
     return atomic_load(&countdown) > 0 && atomic_fetch_sub(&countdown, 1) == 1;
 }
 
-static void maybe_end(void)
+/* What becomes of the call if its time has come: it fails, or never returns. */
+static bool has_failed(void)
 {
-    if (is_the_end())
+    if (!is_the_one())
+        return false;
+    if (!fails)
         _exit(CUT_STATUS);
+    errno = ENOSPC;
+    return true;
 }
 
 /* In place of those of the C library: what the program links itself comes first. */
 ssize_t pwritev(int fd, const struct iovec *iov, int iov_entries, off_t offset)
 {
     unsigned long low = (unsigned long)offset, high = (unsigned long)((uint64_t)offset >> 32);
-    if (is_the_end()) {
+    if (is_the_one()) {
         struct iovec first = {.iov_base = iov[0].iov_base, .iov_len = iov[0].iov_len / 2};
         (void)syscall(SYS_pwritev, fd, &first, 1, low, high);
-        _exit(CUT_STATUS);
+        if (!fails)
+            _exit(CUT_STATUS);
+        errno = ENOSPC;
+        return -1;
     }
     return (ssize_t)syscall(SYS_pwritev, fd, iov, iov_entries, low, high);
 }
@@ -61,65 +71,54 @@ ssize_t pwrite(int fd, const void *buf, size_t length, off_t offset)
 
 ssize_t write(int fd, const void *buf, size_t length)
 {
-    if (is_the_end()) {
+    if (is_the_one()) {
         (void)syscall(SYS_write, fd, buf, length / 2);
-        _exit(CUT_STATUS);
+        if (!fails)
+            _exit(CUT_STATUS);
+        errno = ENOSPC;
+        return -1;
     }
     return (ssize_t)syscall(SYS_write, fd, buf, length);
 }
 
 int ftruncate(int fd, off_t size)
 {
-    maybe_end();
-    return (int)syscall(SYS_ftruncate, fd, size);
+    return has_failed() ? -1 : (int)syscall(SYS_ftruncate, fd, size);
 }
 
 int fallocate(int fd, int mode, off_t offset, off_t length)
 {
-    maybe_end();
-    return (int)syscall(SYS_fallocate, fd, mode, offset, length);
+    return has_failed() ? -1 : (int)syscall(SYS_fallocate, fd, mode, offset, length);
 }
 
 int rename(const char *from, const char *to)
 {
-    maybe_end();
-    return (int)syscall(SYS_renameat2, AT_FDCWD, from, AT_FDCWD, to, 0);
-}
-
-int renameat(int from_fd, const char *from, int to_fd, const char *to)
-{
-    maybe_end();
-    return (int)syscall(SYS_renameat2, from_fd, from, to_fd, to, 0);
+    return has_failed() ? -1 : (int)syscall(SYS_renameat2, AT_FDCWD, from, AT_FDCWD, to, 0);
 }
 
 int renameat2(int from_fd, const char *from, int to_fd, const char *to, unsigned flags)
 {
-    maybe_end();
-    return (int)syscall(SYS_renameat2, from_fd, from, to_fd, to, flags);
+    return has_failed() ? -1 : (int)syscall(SYS_renameat2, from_fd, from, to_fd, to, flags);
 }
 
 int unlink(const char *name)
 {
-    maybe_end();
-    return (int)syscall(SYS_unlinkat, AT_FDCWD, name, 0);
+    return has_failed() ? -1 : (int)syscall(SYS_unlinkat, AT_FDCWD, name, 0);
 }
 
 int unlinkat(int fd, const char *name, int flags)
 {
-    maybe_end();
-    return (int)syscall(SYS_unlinkat, fd, name, flags);
+    return has_failed() ? -1 : (int)syscall(SYS_unlinkat, fd, name, flags);
 }
 
 int fsync(int fd)
 {
-    maybe_end();
-    return (int)syscall(SYS_fsync, fd);
+    return has_failed() ? -1 : (int)syscall(SYS_fsync, fd);
 }
 
 int fdatasync(int fd)
 {
-    maybe_end();
-    return (int)syscall(SYS_fdatasync, fd);
+    return has_failed() ? -1 : (int)syscall(SYS_fdatasync, fd);
 }
 
 /* ---- Copies of a repository ---- */
@@ -164,7 +163,8 @@ struct work {
 static int do_work(struct depot *depot, const struct work *work, struct vdisk_error *err)
 {
     struct vdisk_prune_options options = {.struct_bytes = sizeof(options)};
-    int ret = vd_repository_open(depot->path, VD_REPOSITORY_CHANGE, NULL, &depot->repository, err);
+    int ret =
+        vd_repository_open(depot->path, VD_REPOSITORY_CHANGE, &depot->key, &depot->repository, err);
     if (ret < 0)
         return ret;
     if (work->first && vd_repository_point_of(depot->repository, work->first)) {
@@ -178,21 +178,23 @@ static int do_work(struct depot *depot, const struct work *work, struct vdisk_er
     return ret;
 }
 
-/* Returns whether it was cut off. */
+/* Returns whether it has not come to its end. */
 static bool cut(struct depot *depot, const struct work *work, long calls)
 {
     int status = 0;
+    fails = below(depot, 2);
     pid_t child = fork();
     assert_true(child >= 0);
     if (child == 0) {
         struct vdisk_error err = {0};
         atomic_store(&countdown, calls);
-        _exit(do_work(depot, work, &err) == 0 ? 0 : 1);
+        int ret = do_work(depot, work, &err);
+        _exit(ret == 0 ? 0 : 1);
     }
     assert_int_equal(waitpid(child, &status, 0), child);
     assert_true(WIFEXITED(status));
-    assert_true(WEXITSTATUS(status) == 0 || WEXITSTATUS(status) == CUT_STATUS);
-    return WEXITSTATUS(status) == CUT_STATUS;
+    assert_true(WEXITSTATUS(status) == 0 || WEXITSTATUS(status) == (fails ? 1 : CUT_STATUS));
+    return WEXITSTATUS(status) != 0;
 }
 
 /* All points that have to stay are there; others may be. */
@@ -214,11 +216,9 @@ static void check_all(struct depot *depot, const struct work *work)
 static void one_cut(struct depot *depot, const struct work *work, const char *original, long calls)
 {
     copy_directory(original, depot->path);
-    if (cut(depot, work, calls)) {
-        if (below(depot, 2))
-            cut(depot, work, 1 + (long)below(depot, 12));
-        check_all(depot, work);
-    }
+    if (cut(depot, work, calls) && below(depot, 2))
+        cut(depot, work, 1 + (long)below(depot, 12));
+    check_all(depot, work);
 }
 
 /* How many calls does it take? */
@@ -252,7 +252,7 @@ static long count_calls(struct depot *depot, const struct work *work, const char
 static void cut_everywhere(struct depot *depot, const struct work *work)
 {
     const char *wanted = getenv("VDISK_TEST_ROUNDS");
-    long rounds = wanted ? strtol(wanted, NULL, 0) : VT_ROUNDS(40);
+    long rounds = wanted ? strtol(wanted, NULL, 0) : VT_ROUNDS(20);
     char original[PATH_BYTES];
     snprintf(original, sizeof(original), "%s/original", depot->directory);
     depot_close(depot);

@@ -2,7 +2,7 @@
 /*
  * backup/prune: points go, in any order, and all that stay show what they did when they were made.
  *
- * Random, from a seed that is printed.  VDISK_TEST_SEED sets it, VDISK_TEST_ROUNDS (default 25) the
+ * Random, from a seed that is printed.  VDISK_TEST_SEED sets it, VDISK_TEST_ROUNDS (default 12) the
  * count of random repositories.
  */
 #include "depot-fixture.h"
@@ -143,7 +143,7 @@ static void random_repositories(void **state)
     (void)state;
     const char *wanted = getenv("VDISK_TEST_ROUNDS");
     struct vt_random seeds = {.state = seed};
-    for (unsigned long i = wanted ? strtoul(wanted, NULL, 0) : VT_ROUNDS(25); i; i--) {
+    for (unsigned long i = wanted ? strtoul(wanted, NULL, 0) : VT_ROUNDS(12); i; i--) {
         uint64_t round_seed = vt_random_next(&seeds);
         if (getenv("VDISK_TEST_VERBOSE"))
             print_message("round with seed %" PRIu64 "\n", round_seed);
