@@ -84,8 +84,10 @@ int vd_tracker_begin(struct vd_tracker *tracker, struct vdisk_error *err);
 int vd_tracker_changes(struct vd_tracker *tracker, struct vd_bitmap *wanted,
                        struct vdisk_error *err);
 
-/* What has changed since the unfinished backup began goes to @stale, likewise.  -ENOTSUP (err
- * untouched): that is not known. */
+/*
+ * What has changed since the unfinished backup began goes to @stale, likewise: here, too,
+ * vd_copy_add_zeros() has to add what the disk lost.  -ENOTSUP (err untouched): that is not known.
+ */
 int vd_tracker_changes_since_begin(struct vd_tracker *tracker, struct vd_bitmap *stale,
                                    struct vdisk_error *err);
 

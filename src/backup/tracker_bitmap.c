@@ -174,12 +174,19 @@ static int find_since(struct bitmap_tracker *bitmap, struct vdisk_error *err)
 /* --- begin -------------------------------------------------------------------------------------
  */
 
-static uint64_t granularity_for(uint64_t disk_bytes)
+/*
+ * A granule is no less than a cluster: where a disk was made shorter and longer again, the first
+ * write makes a whole cluster, of which the rest is zeros that no table tells of any more.
+ */
+static int choose_granularity(struct vdisk_image *source, uint64_t *granularity,
+                              struct vdisk_error *err)
 {
-    uint64_t granularity = GRANULARITY_BYTES;
-    while (disk_bytes / granularity >= BITS_MAX)
-        granularity *= 2;
-    return granularity;
+    struct vdisk_image_info info = {.struct_bytes = sizeof(info)};
+    int ret = vdisk_image_info(source, &info, err);
+    *granularity = vd_max(GRANULARITY_BYTES, info.cluster_bytes);
+    while (info.virtual_bytes / *granularity >= BITS_MAX)
+        *granularity *= 2;
+    return ret;
 }
 
 /* The new one: it is there already if an unfinished backup has made it, and has recorded since. */
@@ -203,11 +210,13 @@ static int add_new(struct bitmap_tracker *bitmap, struct vdisk_error *err)
         bitmap->name = STEAL_PTR(old);
         return 0;
     }
+    uint64_t granularity = 0;
+    int ret = choose_granularity(source, &granularity, err);
+    if (ret < 0)
+        return ret;
     struct vdisk_bitmap_action actions[] = {
         {.kind = VDISK_BITMAP_REMOVE, .name = old},
-        {.kind = VDISK_BITMAP_ADD,
-         .name = bitmap->name,
-         .granularity = granularity_for(vdisk_image_size(source))},
+        {.kind = VDISK_BITMAP_ADD, .name = bitmap->name, .granularity = granularity},
     };
     return vdisk_bitmap_change(source, found ? actions : actions + 1, found ? 2 : 1, err);
 }
