@@ -2316,7 +2316,8 @@ VDISK_PUBLIC VDISK_MUST_CHECK int vdisk_repository_point(const struct vdisk_repo
  * @index:      [out]
  * @err:        [out, may be NULL] the story
  *
- * Return: 0; -ENOENT: there is none; -EINVAL: @point is none of these.
+ * Return: 0; -ENOENT: there is none; -EINVAL: @point is none of these; -EBADMSG: a damaged one may
+ * be the last until then: its number has to be given, or another one's.
  */
 VDISK_PUBLIC VDISK_MUST_CHECK int vdisk_repository_find(const struct vdisk_repository *repository,
                                                         const char *point, size_t *index,

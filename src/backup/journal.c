@@ -13,7 +13,7 @@
 #include "util/mem.h"
 
 #define JOURNAL_NAME      "journal.json"
-#define JOURNAL_SCHEMA    "vdisk-backup-journal"
+#define JOURNAL_KEY       "vdisk-journal" /* of its version */
 #define JOURNAL_VERSION   1
 #define JOURNAL_BYTES_MAX (UINT64_C(64) << 20)
 
@@ -116,9 +116,9 @@ static int write_journal(const struct vd_journal *journal, const char *path,
                          struct vdisk_error *err)
 {
     const struct vdisk_repository *repository = journal->repository;
-    json_t *object = json_pack("{s:s, s:i, s:s, s:s, s:O}", "schema", JOURNAL_SCHEMA, "version",
-                               JOURNAL_VERSION, "repository", repository->uuid, "access",
-                               access_name(repository->access), "steps", journal->steps);
+    json_t *object = json_pack("{s:i, s:s, s:s, s:O}", JOURNAL_KEY, JOURNAL_VERSION, "repository",
+                               repository->uuid, "access", access_name(repository->access), "steps",
+                               journal->steps);
     if (!object)
         return vd_err_nomem(err, "a journal");
     int ret = vd_sealed_replace(path, object, &repository->key, err);
@@ -165,18 +165,21 @@ static int read_journal(const struct vdisk_repository *repository, const char *p
         return vd_err_set(err, EBADMSG, "%s", why.message);
     if (ret < 0)
         return vd_err_copy(err, &why);
-    const char *schema, *uuid, *name;
+    const char *uuid, *name;
     json_int_t version;
     json_error_t unpack_error;
-    if (json_unpack_ex(*object, &unpack_error, JSON_STRICT, "{s:s, s:I, s:s, s:s, s:o}", "schema",
-                       &schema, "version", &version, "repository", &uuid, "access", &name, "steps",
-                       steps) < 0)
+    const json_t *found = json_object_get(*object, JOURNAL_KEY);
+    if (json_is_integer(found) && json_integer_value(found) > JOURNAL_VERSION)
+        return vd_err_set(err, ENOTSUP,
+                          "%s: version %" JSON_INTEGER_FORMAT
+                          ", known is %d: the newer vdisk that has begun it has to finish it",
+                          path, json_integer_value(found), JOURNAL_VERSION);
+    if (json_unpack_ex(*object, &unpack_error, JSON_STRICT, "{s:I, s:s, s:s, s:o}", JOURNAL_KEY,
+                       &version, "repository", &uuid, "access", &name, "steps", steps) < 0)
         return vd_err_set(err, EBADMSG, "%s: %s", path, unpack_error.text);
-    if (strcmp(schema, JOURNAL_SCHEMA) != 0 || version != JOURNAL_VERSION)
-        return vd_err_set(err, EBADMSG,
-                          "%s: schema \"%.100s\" version %" JSON_INTEGER_FORMAT
-                          ", not \"%s\" version %d",
-                          path, schema, version, JOURNAL_SCHEMA, JOURNAL_VERSION);
+    if (version != JOURNAL_VERSION)
+        return vd_err_set(err, EBADMSG, "%s: version %" JSON_INTEGER_FORMAT ", known is %d", path,
+                          version, JOURNAL_VERSION);
     if (strcmp(uuid, repository->uuid) != 0)
         return vd_err_set(err, EBADMSG, "%s: is of repository %.40s, this one is %s", path, uuid,
                           repository->uuid);

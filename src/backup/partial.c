@@ -13,7 +13,7 @@
 #include "util/utf8.h"
 
 #define PARTIAL_NAME      "partial.json"
-#define PARTIAL_SCHEMA    "vdisk-backup-partial"
+#define PARTIAL_KEY       "vdisk-partial" /* of its version */
 #define PARTIAL_VERSION   1
 #define PARTIAL_BYTES_MAX (UINT64_C(1) << 20)
 #define SOURCE_HEX        "source" VD_HEX_KEY
@@ -45,7 +45,6 @@ void vd_partial_free(struct vd_partial *partial)
 
 /* What json_unpack() lends, and has ranges to be checked. */
 struct fields {
-    const char *schema;
     const char *repository;
     const char *uuid;
     const char *kind;
@@ -64,20 +63,20 @@ static bool unpack(json_t *object, struct fields *f)
 {
     *f = (struct fields){0};
     return json_unpack_ex(object, NULL, JSON_STRICT,
-                          "{s:s, s:I, s:s, s:s, s:s, s:s, s:I, s:s, s:I, s:s, s:I, s?s, s?s}",
-                          "schema", &f->schema, "version", &f->version, "repository",
-                          &f->repository, "uuid", &f->uuid, "kind", &f->kind, "tracker",
-                          &f->tracker, "parent", &f->parent, "parent-uuid", &f->parent_uuid,
-                          "virtual-size", &f->size, "format", &f->format, "done", &f->done,
-                          "source", &f->source, SOURCE_HEX, &f->source_hex) == 0;
+                          "{s:I, s:s, s:s, s:s, s:s, s:I, s:s, s:I, s:s, s:I, s?s, s?s}",
+                          PARTIAL_KEY, &f->version, "repository", &f->repository, "uuid", &f->uuid,
+                          "kind", &f->kind, "tracker", &f->tracker, "parent", &f->parent,
+                          "parent-uuid", &f->parent_uuid, "virtual-size", &f->size, "format",
+                          &f->format, "done", &f->done, "source", &f->source, SOURCE_HEX,
+                          &f->source_hex) == 0;
 }
 
 static bool makes_sense(const struct vdisk_repository *repository, const struct fields *f)
 {
     bool has_parent = f->parent != 0;
-    return !f->source != !f->source_hex && strcmp(f->schema, PARTIAL_SCHEMA) == 0 &&
-           f->version == PARTIAL_VERSION && strcmp(f->repository, repository->uuid) == 0 &&
-           vd_uuid_is_text(f->uuid) && vd_point_kind_of(f->kind) && vd_tracker_of(f->tracker) &&
+    return !f->source != !f->source_hex && f->version == PARTIAL_VERSION &&
+           strcmp(f->repository, repository->uuid) == 0 && vd_uuid_is_text(f->uuid) &&
+           vd_point_kind_of(f->kind) && vd_tracker_of(f->tracker) &&
            vd_partial_image_name(f->format) && f->parent >= 0 && f->size >= 0 && f->done >= 0 &&
            f->done <= f->size && has_parent == (strcmp(f->kind, "full") != 0) &&
            (has_parent ? vd_uuid_is_text(f->parent_uuid) : !*f->parent_uuid);
@@ -179,13 +178,13 @@ int vd_partial_write(struct vdisk_repository *repository, const struct vd_partia
     CLEANUP_FREE char *path = vd_repository_path(repository, PARTIAL_NAME, err);
     if (!path)
         return -ENOMEM;
-    json_t *object = json_pack(
-        "{s:s, s:i, s:s, s:s, s:s, s:s, s:I, s:s, s:I, s:s, s:I}", "schema", PARTIAL_SCHEMA,
-        "version", PARTIAL_VERSION, "repository", repository->uuid, "uuid", partial->uuid, "kind",
-        vd_point_kind_name(partial->kind), "tracker", vd_tracker_name(partial->tracker), "parent",
-        (json_int_t)partial->parent, "parent-uuid", partial->parent_uuid, "virtual-size",
-        (json_int_t)partial->virtual_bytes, "format", partial->image_format, "done",
-        (json_int_t)partial->done_bytes);
+    json_t *object =
+        json_pack("{s:i, s:s, s:s, s:s, s:s, s:I, s:s, s:I, s:s, s:I}", PARTIAL_KEY,
+                  PARTIAL_VERSION, "repository", repository->uuid, "uuid", partial->uuid, "kind",
+                  vd_point_kind_name(partial->kind), "tracker", vd_tracker_name(partial->tracker),
+                  "parent", (json_int_t)partial->parent, "parent-uuid", partial->parent_uuid,
+                  "virtual-size", (json_int_t)partial->virtual_bytes, "format",
+                  partial->image_format, "done", (json_int_t)partial->done_bytes);
     int ret = object && put_source(object, partial->source)
                   ? vd_sealed_replace(path, object, &repository->key, err)
                   : vd_err_nomem(err, "a backup that is not finished");

@@ -18,7 +18,7 @@
 #include "storage/new_file.h"
 #include "util/mem.h"
 
-#define IDENTITY_SCHEMA  "vdisk-repository"
+#define IDENTITY_KEY     "vdisk-repository" /* of its version */
 #define IDENTITY_VERSION 1
 #define KEY_BYTES_MIN    16u
 
@@ -109,9 +109,9 @@ static int write_identity(const struct vdisk_repository *repository, struct vdis
     CLEANUP_FREE char *path = vd_repository_path(repository, VD_REPOSITORY_IDENTITY, err);
     if (!path)
         return -ENOMEM;
-    json_t *object = json_pack("{s:s, s:i, s:s, s:s, s:b}", "schema", IDENTITY_SCHEMA, "version",
-                               IDENTITY_VERSION, "uuid", vd_uuid_text(bytes, uuid), "created",
-                               created, "keyed", repository->key.bytes != NULL);
+    json_t *object = json_pack("{s:i, s:s, s:s, s:b}", IDENTITY_KEY, IDENTITY_VERSION, "uuid",
+                               vd_uuid_text(bytes, uuid), "created", created, "keyed",
+                               repository->key.bytes != NULL);
     if (!object)
         return vd_err_nomem(err, "a repository");
     ret = vd_sealed_replace(path, object, &repository->key, err);
@@ -123,25 +123,22 @@ static int take_identity(struct vdisk_repository *repository, const char *path, 
                          struct vdisk_error *err)
 {
     json_error_t why;
-    const char *schema, *uuid, *created;
+    const char *uuid, *created;
     json_int_t version;
     int64_t seconds;
     int keyed;
-    const json_t *found = json_object_get(object, "version");
+    const json_t *found = json_object_get(object, IDENTITY_KEY);
     if (json_is_integer(found) && json_integer_value(found) > IDENTITY_VERSION)
         return vd_err_set(err, ENOTSUP,
                           "%s: a repository of version %" JSON_INTEGER_FORMAT
                           ", known is %d: a newer vdisk has made it",
                           path, json_integer_value(found), IDENTITY_VERSION);
-    if (json_unpack_ex(object, &why, JSON_STRICT, "{s:s, s:I, s:s, s:s, s:b}", "schema", &schema,
-                       "version", &version, "uuid", &uuid, "created", &created, "keyed",
-                       &keyed) < 0)
+    if (json_unpack_ex(object, &why, JSON_STRICT, "{s:I, s:s, s:s, s:b}", IDENTITY_KEY, &version,
+                       "uuid", &uuid, "created", &created, "keyed", &keyed) < 0)
         return vd_err_set(err, EBADMSG, "%s: %s", path, why.text);
-    if (strcmp(schema, IDENTITY_SCHEMA) != 0 || version != IDENTITY_VERSION)
-        return vd_err_set(err, EBADMSG,
-                          "%s: schema \"%.100s\" version %" JSON_INTEGER_FORMAT
-                          ", not \"%s\" version %d",
-                          path, schema, version, IDENTITY_SCHEMA, IDENTITY_VERSION);
+    if (version != IDENTITY_VERSION)
+        return vd_err_set(err, EBADMSG, "%s: version %" JSON_INTEGER_FORMAT ", known is %d", path,
+                          version, IDENTITY_VERSION);
     if (!vd_uuid_is_text(uuid))
         return vd_err_set(err, EBADMSG, "%s: uuid \"%.100s\" is none", path, uuid);
     if (!vd_time_read(created, &seconds))

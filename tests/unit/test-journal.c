@@ -135,9 +135,8 @@ static void leave_journal(const char *access, json_t *steps)
 {
     json_t *object = NULL;
     VT_OK(vd_sealed_read(REPO "/vdisk-repository.json", NULL, 65536, &object, &vt_err));
-    json_t *journal =
-        json_pack("{s:s, s:i, s:O, s:s, s:o}", "schema", "vdisk-backup-journal", "version", 1,
-                  "repository", json_object_get(object, "uuid"), "access", access, "steps", steps);
+    json_t *journal = json_pack("{s:i, s:O, s:s, s:o}", "vdisk-journal", 1, "repository",
+                                json_object_get(object, "uuid"), "access", access, "steps", steps);
     assert_non_null(journal);
     VT_OK(vd_sealed_write(JOURNAL, journal, NULL, &vt_err));
     json_decref(journal);
@@ -356,6 +355,24 @@ static void steps_that_nobody_should_do_are_refused(void **state)
     assert_refused("access", 0);
 }
 
+static void one_of_a_newer_vdisk_is_left_to_it(void **state)
+{
+    (void)state;
+    json_t *object = NULL;
+    struct vdisk_repository *repository = NULL;
+    vdisk_repository_close(open_repo(VD_REPOSITORY_ADD));
+    put(REPO "/a", "A");
+    leave_journal("add", rename_step("a", "b"));
+    VT_OK(vd_sealed_read(JOURNAL, NULL, 65536, &object, &vt_err));
+    assert_int_equal(json_object_set_new(object, "vdisk-journal", json_integer(2)), 0);
+    assert_int_equal(json_object_set_new(object, "more", json_integer(2)), 0);
+    VT_OK(vd_sealed_write(JOURNAL, object, NULL, &vt_err));
+    json_decref(object);
+    VT_FAILS(ENOTSUP, vdisk_repository_open(REPO, NULL, &repository, &vt_err));
+    VT_FAILS(ENOTSUP, vd_repository_open(REPO, VD_REPOSITORY_ADD, NULL, &repository, &vt_err));
+    assert_holds(REPO "/a", "A");
+}
+
 static void one_of_another_repository_is_refused(void **state)
 {
     (void)state;
@@ -389,6 +406,7 @@ int main(void)
         TEST(who_can_not_finish_it_is_told),
         TEST(one_that_is_not_whole_is_refused),
         TEST(steps_that_nobody_should_do_are_refused),
+        TEST(one_of_a_newer_vdisk_is_left_to_it),
         TEST(one_of_another_repository_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

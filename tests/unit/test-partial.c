@@ -176,8 +176,9 @@ static void one_that_makes_no_sense_is_not_gone_on_with(void **state)
         const char *member;
         json_t *value;
     } rows[] = {
-        {"schema", json_string("vdisk-backup-journal")},
-        {"version", json_integer(2)},
+        {"vdisk-partial", NULL},
+        {"vdisk-partial", json_integer(2)},
+        {"vdisk-journal", json_integer(1)},
         {"repository", json_string("00000000-0000-4000-8000-000000000abc")},
         {"uuid", json_string("x")},
         {"kind", json_string("full")}, /* on a parent */

@@ -142,10 +142,10 @@ static void what_it_says_of_itself_is_checked(void **state)
         json_t *value;
         int error;
     } rows[] = {
-        {"schema", json_string("vdisk-manifest"), EBADMSG},
-        {"version", json_integer(0), EBADMSG},
-        {"version", json_integer(2), ENOTSUP},
-        {"version", json_string("1"), EBADMSG},
+        {"vdisk-repository", NULL, EBADMSG},
+        {"vdisk-repository", json_integer(0), EBADMSG},
+        {"vdisk-repository", json_integer(2), ENOTSUP},
+        {"vdisk-repository", json_string("1"), EBADMSG},
         {"uuid", json_string("../../../../../../../../../etc/passwd"), EBADMSG},
         {"uuid", NULL, EBADMSG},
         {"created", json_string("yesterday"), EBADMSG},
