@@ -2,8 +2,7 @@
 /* storage/redo: changes that are kept in a log, against an array; and a log that is applied. */
 #include "drivers/check.h"
 
-#include <stdio.h>
-#include <stdlib.h>
+#include <pthread.h>
 
 #include "drivers/crash.h"
 #include "drivers/fault.h"
@@ -357,6 +356,74 @@ static void test_other_file(void **state)
     close_bench();
 }
 
+/* ---- Threads ---- */
+
+#define THREADS      4u
+#define STRIPE_BYTES 4096u /* each has every fourth, so all have parts of each block */
+
+struct striper {
+    unsigned index;
+    bool is_good;
+};
+
+static uint64_t random_stripe(struct vt_random *random, unsigned index)
+{
+    uint64_t stripes = BYTES_MAX / STRIPE_BYTES / THREADS;
+    return (vt_random_below(random, stripes) * THREADS + index) * STRIPE_BYTES;
+}
+
+static bool change_stripe(struct vt_random *random, struct vd_range range)
+{
+    uint8_t *model = bench.model + range.offset;
+    uint8_t bytes[STRIPE_BYTES];
+    switch (vt_random_below(random, 3)) {
+    case 0:
+        memset(model, 0, (size_t)range.length);
+        return vd_storage_write_zeroes(bench.redo, range, 0, NULL) == 0;
+    case 1:
+        vt_random_fill(random, model, (size_t)range.length);
+        return vd_storage_pwrite(bench.redo, model, (size_t)range.length, range.offset, NULL) == 0;
+    default:
+        return vd_storage_pread(bench.redo, bytes, (size_t)range.length, range.offset, NULL) == 0 &&
+               memcmp(bytes, model, (size_t)range.length) == 0;
+    }
+}
+
+static void *change_stripes(void *opaque)
+{
+    struct striper *striper = opaque;
+    struct vt_random random = {.state = striper->index};
+    striper->is_good = true;
+    for (int i = 0; i < 500 && striper->is_good; i++) {
+        uint64_t offset = random_stripe(&random, striper->index);
+        uint64_t length = 1 + vt_random_below(&random, STRIPE_BYTES);
+        striper->is_good = change_stripe(&random, vd_range(offset, length));
+    }
+    return NULL;
+}
+
+static void test_threads(void **state)
+{
+    (void)state;
+    struct vt_random random = {.state = 5};
+    pthread_t threads[THREADS];
+    struct striper stripers[THREADS];
+    open_bench(BYTES_MAX, &random);
+    for (unsigned i = 0; i < THREADS; i++) {
+        stripers[i].index = i;
+        assert_int_equal(pthread_create(&threads[i], NULL, change_stripes, &stripers[i]), 0);
+    }
+    for (unsigned i = 0; i < THREADS; i++) {
+        assert_int_equal(pthread_join(threads[i], NULL), 0);
+        assert_true(stripers[i].is_good);
+    }
+    expect(bench.redo, bench.model, bench.size);
+    expect_told();
+    VT_OK(vd_redo_finish(bench.redo, bench.digest, &vt_err));
+    apply_with_cuts(&random);
+    close_bench();
+}
+
 /* ---- Failures ---- */
 
 /* A log that is full: what was changed before stays, and a failed write may be done again. */
@@ -406,6 +473,7 @@ int main(void)
         cmocka_unit_test(test_other_length),
         cmocka_unit_test(test_not_finished),
         cmocka_unit_test(test_other_file),
+        cmocka_unit_test(test_threads),
         cmocka_unit_test(test_log_is_full),
     };
     cmocka_set_message_output(CM_OUTPUT_TAP);

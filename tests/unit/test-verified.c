@@ -232,27 +232,34 @@ static void test_errors_below(void **state)
 
 /* ---- Threads ---- */
 
+static struct vd_storage *shared;
+static const uint8_t *shared_bytes;
+
+/* @opaque: the seed */
 static void *read_parts(void *opaque)
 {
-    struct bench *bench = opaque;
     uint8_t *buf = malloc(FILE_BYTES);
-    struct vt_random random = {.state = (uint64_t)(uintptr_t)&buf};
+    struct vt_random random = {.state = *(const uint64_t *)opaque};
     bool is_good = buf != NULL;
     for (int i = 0; i < 300 && is_good; i++) {
         uint64_t offset = vt_random_below(&random, FILE_BYTES);
         size_t length = (size_t)(1 + vt_random_below(&random, vd_min(FILE_BYTES - offset, 90000)));
-        is_good = vd_storage_pread(bench->verified, buf, length, offset, NULL) == 0 &&
-                  memcmp(buf, bench->bytes + offset, length) == 0;
+        is_good = vd_storage_pread(shared, buf, length, offset, NULL) == 0 &&
+                  memcmp(buf, shared_bytes + offset, length) == 0;
     }
     free(buf);
-    return is_good ? bench : NULL;
+    return is_good ? opaque : NULL;
 }
 
 static void test_threads(void **state)
 {
+    const struct bench *bench = *state;
     pthread_t threads[6];
+    static uint64_t seeds[6] = {1, 2, 3, 4, 5, 6};
+    shared = bench->verified;
+    shared_bytes = bench->bytes;
     for (size_t i = 0; i < 6; i++)
-        assert_int_equal(pthread_create(&threads[i], NULL, read_parts, *state), 0);
+        assert_int_equal(pthread_create(&threads[i], NULL, read_parts, &seeds[i]), 0);
     for (size_t i = 0; i < 6; i++) {
         void *result;
         assert_int_equal(pthread_join(threads[i], &result), 0);
