@@ -1095,8 +1095,8 @@ enum vdisk_convert_flag {
  *                  size
  * @source_length:  with one source: most bytes to copy from there; default: to its end
  * @target_flags:   for opening it: VDISK_OPEN_DIRECT, _SYNC, _UNSAFE
- * @target:         name of a local file or block device; with VDISK_CONVERT_NO_CREATE also the URL of
- *                  an NBD server
+ * @target:         name of a local file or block device; with VDISK_CONVERT_NO_CREATE also the URL
+ *                  of an NBD server
  * @target_format:  default raw; with VDISK_CONVERT_NO_CREATE NULL means to look, and raw must be
  *                  named
  * @create:         for the new image, or NULL; its size is that of the sources if 0, and not less

@@ -2,10 +2,9 @@
 /*
  * A storage whose bytes are compared with digests.
  *
- * A bit for each extent tells that it has been compared; it is set and never cleared.  A request
- * that covers an extent whole has it compared in its own buffer; of others, the extent is read
- * through a small buffer first, and then what is asked for is read as usual: it comes from where
- * the extent has just come from.  LOADS_MAX do that at a time, and no two with the same extent.
+ * A bit for each extent tells that it has been compared; it is set and never cleared.  What a
+ * request has of an extent is compared in its own buffers, and the rest of the extent is read for
+ * that alone, through a small one: by LOADS_MAX at a time, and no two for the same extent.
  */
 #include "storage/verified.h"
 
@@ -19,7 +18,7 @@
 #include "util/mem.h"
 
 #define LOADS_MAX      8u
-#define LOAD_BYTES_MAX (1u << 20)  /* read at once, to be compared only */
+#define LOAD_BYTES_MAX (64u << 10) /* read at once, to be compared only */
 #define HOLE_BYTES_MAX (16u << 20) /* compared in answer to one question about extents */
 #define WORD_BITS      64u
 
@@ -79,19 +78,12 @@ static int compare(struct verified *verified, uint64_t index, const uint8_t *dig
     return 0;
 }
 
-/* @bytes: all of extent @index */
-static int compare_bytes(struct verified *verified, uint64_t index, const void *bytes,
-                         struct vdisk_error *err)
+/* Reads what nobody has asked for. */
+static int add_unread(struct verified *verified, struct vd_digest_run *run, struct vd_range range,
+                      struct vdisk_error *err)
 {
-    uint8_t digest[VD_DIGEST_BYTES_MAX];
-    int ret = vd_digest(verified->table->kind, bytes, (size_t)extent_range(verified, index).length,
-                        digest, err);
-    return ret < 0 ? ret : compare(verified, index, digest, err);
-}
-
-static int add_range(struct verified *verified, struct vd_digest_run *run, struct vd_range range,
-                     struct vdisk_error *err)
-{
+    if (!range.length)
+        return 0;
     size_t buf_bytes = (size_t)vd_min(range.length, LOAD_BYTES_MAX);
     CLEANUP_FREE uint8_t *buf = vd_alloc_io(buf_bytes);
     int ret = buf ? 0 : vd_err_nomem(err, "a buffer to compare an extent in");
@@ -105,20 +97,60 @@ static int add_range(struct verified *verified, struct vd_digest_run *run, struc
     return ret;
 }
 
-static int load_extent(struct verified *verified, uint64_t index, struct vdisk_error *err)
+/* What has been read by a request. */
+struct had {
+    const struct iovec *iov;
+    struct vd_range range;
+};
+
+/* @part of it */
+static int add_had(const struct had *had, struct vd_digest_run *run, struct vd_range part,
+                   struct vdisk_error *err)
+{
+    size_t skip = (size_t)(part.offset - had->range.offset);
+    size_t rest = (size_t)part.length;
+    int ret = 0;
+    for (const struct iovec *iov = had->iov; rest && ret == 0; iov++) {
+        size_t passed = (size_t)vd_min(skip, iov->iov_len);
+        size_t step = (size_t)vd_min(rest, iov->iov_len - passed);
+        if (step)
+            ret = vd_digest_add(run, (const uint8_t *)iov->iov_base + passed, step, err);
+        skip -= passed;
+        rest -= step;
+    }
+    return ret;
+}
+
+/* The part of @extent that @had has; empty, at its end, if that is none. */
+static struct vd_range part_had(const struct had *had, struct vd_range extent)
+{
+    uint64_t end = vd_range_end(extent);
+    if (!had || !vd_ranges_overlap(had->range, extent))
+        return vd_range(end, 0);
+    uint64_t start = vd_max(had->range.offset, extent.offset);
+    return vd_range(start, vd_min(vd_range_end(had->range), end) - start);
+}
+
+static int digest_extent(struct verified *verified, struct vd_range extent, const struct had *had,
+                         uint8_t *digest, struct vdisk_error *err)
 {
     struct vd_digest_run run;
-    uint8_t digest[VD_DIGEST_BYTES_MAX];
+    struct vd_range part = part_had(had, extent);
+    uint64_t end = vd_range_end(part);
     int ret = vd_digest_begin(&run, verified->table->kind, err);
     if (ret < 0)
         return ret;
-    ret = add_range(verified, &run, extent_range(verified, index), err);
+    ret = add_unread(verified, &run, vd_range(extent.offset, part.offset - extent.offset), err);
+    if (ret == 0 && part.length)
+        ret = add_had(had, &run, part, err);
+    if (ret == 0)
+        ret = add_unread(verified, &run, vd_range(end, vd_range_end(extent) - end), err);
     if (ret < 0) {
         vd_digest_cancel(&run);
         return ret;
     }
     vd_digest_end(&run, digest);
-    return compare(verified, index, digest, err);
+    return 0;
 }
 
 static bool is_loading(const struct verified *verified, uint64_t index) VD_REQUIRES(verified->lock)
@@ -158,36 +190,22 @@ static void end_load(struct verified *verified, struct load *load)
     vd_mutex_unlock(&verified->lock);
 }
 
-/* Compares extent @index for itself, if that has not been done. */
-static int check_extent(struct verified *verified, uint64_t index, struct vdisk_error *err)
+/* Compares extent @index, if that has not been done.  @had: what has been read, or NULL. */
+static int check_extent(struct verified *verified, uint64_t index, const struct had *had,
+                        struct vdisk_error *err)
 {
     struct load load = {.index = index};
-    if (is_good(verified, index) || !begin_load(verified, &load))
-        return 0;
-    int ret = load_extent(verified, index, err);
-    end_load(verified, &load);
-    return ret;
-}
-
-/* The @length bytes at @skip of the buffers, if they are in one of them; else NULL. */
-static const uint8_t *in_one(const struct iovec *iov, int iov_entries, size_t skip, size_t length)
-{
-    for (int i = 0; i < iov_entries; i++) {
-        if (skip < iov[i].iov_len)
-            return length <= iov[i].iov_len - skip ? (const uint8_t *)iov[i].iov_base + skip : NULL;
-        skip -= iov[i].iov_len;
-    }
-    return NULL;
-}
-
-/* Will the bytes of extent @index lie in one buffer, all of them, once @range has been read? */
-static const uint8_t *place_of(const struct verified *verified, uint64_t index,
-                               const struct iovec *iov, int iov_entries, struct vd_range range)
-{
     struct vd_range extent = extent_range(verified, index);
-    if (extent.offset < range.offset || vd_range_end(extent) > vd_range_end(range))
-        return NULL;
-    return in_one(iov, iov_entries, (size_t)(extent.offset - range.offset), (size_t)extent.length);
+    uint8_t digest[VD_DIGEST_BYTES_MAX];
+    bool loads = part_had(had, extent).length < extent.length;
+    if (is_good(verified, index) || (loads && !begin_load(verified, &load)))
+        return 0;
+    int ret = digest_extent(verified, extent, had, digest, err);
+    if (ret == 0)
+        ret = compare(verified, index, digest, err);
+    if (loads)
+        end_load(verified, &load);
+    return ret;
 }
 
 static int verified_preadv(struct vd_storage *storage, const struct iovec *iov, int iov_entries,
@@ -200,20 +218,11 @@ static int verified_preadv(struct vd_storage *storage, const struct iovec *iov, 
             err, EIO, "reading %" PRIu64 " bytes at offset %" PRIu64 ": it ends at offset %" PRIu64,
             range.length, offset, verified->table->file_bytes);
 
-    uint64_t first = index_of(verified, offset);
+    struct had had = {.iov = iov, .range = range};
     uint64_t last = index_of(verified, vd_range_end(range) - 1);
-    for (uint64_t index = first; index <= last; index++) {
-        int ret = 0;
-        if (!place_of(verified, index, iov, iov_entries, range))
-            ret = check_extent(verified, index, err);
-        if (ret < 0)
-            return ret;
-    }
     int ret = vd_align_preadv(verified->below, iov, iov_entries, offset, err);
-    for (uint64_t index = first; index <= last && ret == 0; index++)
-        if (!is_good(verified, index))
-            ret = compare_bytes(verified, index, place_of(verified, index, iov, iov_entries, range),
-                                err);
+    for (uint64_t index = index_of(verified, offset); index <= last && ret == 0; index++)
+        ret = check_extent(verified, index, &had, err);
     return ret;
 }
 
@@ -247,7 +256,7 @@ static int verified_extent(struct vd_storage *storage, struct vd_range range,
         bool costs = !is_good(verified, index);
         if (costs && read_bytes >= HOLE_BYTES_MAX)
             break;
-        ret = check_extent(verified, index, err);
+        ret = check_extent(verified, index, NULL, err);
         read_bytes += costs ? verified->table->extent_bytes : 0;
         at = vd_min(end, vd_range_end(extent_range(verified, index)));
     }
