@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <sys/stat.h>
 
+#include "storage/file_lock.h"
 #include "util/mem.h"
 
 #define LOCK_NAME   "lock"
@@ -57,16 +58,24 @@ static short held_by_others(int fd, off_t byte)
     return fcntl(fd, F_OFD_GETLK, &lock) < 0 ? F_UNLCK : lock.l_type;
 }
 
-static const char *what_goes_on(int fd)
+static int refuse_in_use(const struct vdisk_repository *repository, struct vdisk_error *err)
 {
+    int fd = repository->lock_fd;
     short there = held_by_others(fd, THERE_BYTE);
+    bool makes = held_by_others(fd, MAKING_BYTE) != F_UNLCK;
+    const char *what = "somebody had it open a moment ago";
     if (there == F_WRLCK)
-        return "a merge or prune is under way";
-    if (held_by_others(fd, MAKING_BYTE) != F_UNLCK)
-        return "a backup is being made";
-    if (there == F_RDLCK)
-        return "it is being read, to list, verify, restore or serve it";
-    return "somebody had it open a moment ago";
+        what = "a merge or prune is under way";
+    else if (makes)
+        what = "a backup is being made";
+    else if (there == F_RDLCK)
+        what = "it is being read, to list, verify, restore or serve it";
+    struct vd_lock_holder holder = {0};
+    vd_file_lock_holder(fd, makes ? MAKING_BYTE : THERE_BYTE, &holder);
+    if (!holder.pid)
+        return vd_err_set(err, EAGAIN, "%s: the repository is in use: %s", repository->name, what);
+    return vd_err_set(err, EAGAIN, "%s: the repository is in use: %s (process %ld \"%s\")",
+                      repository->name, what, holder.pid, holder.command);
 }
 
 static int refuse(const struct vdisk_repository *repository, int code, struct vdisk_error *err)
@@ -75,8 +84,7 @@ static int refuse(const struct vdisk_repository *repository, int code, struct vd
     switch (code) {
     case EAGAIN:
     case EACCES:
-        return vd_err_set(err, EAGAIN, "%s: the repository is in use: %s", name,
-                          what_goes_on(repository->lock_fd));
+        return refuse_in_use(repository, err);
     case EBADF:
         return vd_err_set(err, EROFS, "%s/%s: can not be locked for a change: not writable", name,
                           LOCK_NAME);

@@ -38,12 +38,6 @@ static bool unshares(const struct permission *permission, uint32_t flags)
     return permission->used_with && !(flags & VD_STORAGE_SHARE);
 }
 
-/* Who holds a lock; pid 0: nobody knows. */
-struct holder {
-    long pid;
-    char command[64];
-};
-
 static void read_line(const char *path, char *line, int line_bytes)
 {
     line[0] = '\0';
@@ -107,8 +101,7 @@ static bool process_holds(const char *pid, const struct stat *file, int own_fd, 
     return found;
 }
 
-/* The first process, among those this one may look at, with a lock on @byte of the file @fd. */
-static void find_holder(int fd, int64_t byte, struct holder *holder)
+void vd_file_lock_holder(int fd, int64_t byte, struct vd_lock_holder *holder)
 {
     struct stat file;
     holder->pid = 0;
@@ -131,8 +124,8 @@ static void find_holder(int fd, int64_t byte, struct holder *holder)
 /* @how: "" or "shared ", as QEMU's messages have it. */
 static int refuse(int fd, int64_t byte, const char *how, const char *what, struct vdisk_error *err)
 {
-    struct holder holder = {0};
-    find_holder(fd, byte, &holder);
+    struct vd_lock_holder holder = {0};
+    vd_file_lock_holder(fd, byte, &holder);
     if (!holder.pid)
         return vd_err_set(err, EAGAIN,
                           "Failed to get %s\"%s\" lock: is another process using the image?", how,

@@ -28,4 +28,14 @@
  */
 int vd_file_lock(int fd, uint32_t flags, struct vdisk_error *err);
 
+/* Who holds a lock; pid 0: nobody knows. */
+struct vd_lock_holder {
+    long pid;
+    char command[64];
+};
+
+/* The first process, among those this one may look at, with a lock on @byte of the file other than
+ * by @fd. */
+void vd_file_lock_holder(int fd, int64_t byte, struct vd_lock_holder *holder);
+
 #endif
