@@ -6,11 +6,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "util/mem.h"
-
-#define REPOSITORY_FILE "vdisk-repository.json"
 
 void vd_backup_tell(const struct vd_backup *backup, const char *fmt, ...)
 {
@@ -30,13 +27,6 @@ static int open_repository(struct vd_backup *backup, struct vdisk_error *err)
 {
     const struct vdisk_backup_options *options = backup->options;
     const struct vd_seal_key key = {.bytes = options->key, .length = options->key_bytes};
-    struct vdisk_repository found = {.name = (char *)options->repository};
-    char *path = vd_repository_path(&found, REPOSITORY_FILE, err);
-    if (!path)
-        return -ENOMEM;
-    backup->is_new_directory = access(options->repository, F_OK) < 0 && errno == ENOENT;
-    backup->is_first_use = access(path, F_OK) < 0 && errno == ENOENT;
-    free(path);
     return vd_repository_open(options->repository, VD_REPOSITORY_ADD, &key, &backup->repository,
                               err);
 }
@@ -50,25 +40,12 @@ static void find_latest(struct vd_backup *backup)
             backup->latest = &repository->points[i];
 }
 
-static void remove_file(const struct vd_backup *backup, const char *file)
-{
-    char *path = vd_repository_path(backup->repository, file, NULL);
-    if (path)
-        unlink(path);
-    free(path);
-}
-
-/* A repository that was made for this, and in which nothing came to be, is taken away again. */
+/* One that was made for this, and in which nothing came to be, is taken away again. */
 static void close_repository(struct vd_backup *backup)
 {
-    struct vdisk_repository *repository = backup->repository;
-    if (repository && backup->is_first_use && !backup->is_done && !backup->is_kept) {
-        remove_file(backup, REPOSITORY_FILE);
-        remove_file(backup, "lock");
-        if (backup->is_new_directory)
-            rmdir(repository->name);
-    }
-    vdisk_repository_close(repository);
+    if (backup->repository && !backup->is_done && !backup->is_kept)
+        vd_repository_take_away(backup->repository);
+    vdisk_repository_close(backup->repository);
 }
 
 /* ---- Tracker ---- */

@@ -32,8 +32,6 @@ struct vd_backup {
     struct vd_job job;
 
     struct vdisk_repository *repository;
-    bool is_first_use;     /* there was no repository, */
-    bool is_new_directory; /* and no directory */
 
     struct vdisk_image *source;
     const char *source_format; /* of the image */

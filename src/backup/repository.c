@@ -53,7 +53,7 @@ static bool ends_with(const char *text, const char *end)
 /* Left by somebody who was cut off while the repository was made, or by mkfs. */
 static bool may_be_in_empty(const char *name)
 {
-    static const char *const names[] = {".", "..", "lock", "lost+found",
+    static const char *const names[] = {".", "..", VD_REPOSITORY_LOCK, "lost+found",
                                         VD_REPOSITORY_IDENTITY ".part"};
     for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
         if (strcmp(name, names[i]) == 0)
@@ -83,10 +83,13 @@ static int check_empty(const char *name, struct vdisk_error *err)
     return ret;
 }
 
-static int make_directory(const char *name, struct vdisk_error *err)
+static int make_directory(struct vdisk_repository *repository, struct vdisk_error *err)
 {
-    if (mkdir(name, DIRECTORY_MODE) == 0)
+    const char *name = repository->name;
+    if (mkdir(name, DIRECTORY_MODE) == 0) {
+        repository->is_new_directory = true;
         return vd_new_file_sync_directory(name, err);
+    }
     if (errno != EEXIST)
         return vd_err_errno(err, errno, "%s: can not make the directory of the repository", name);
     struct vdisk_error ignored = {0};
@@ -251,7 +254,7 @@ static int enter(struct vdisk_repository *repository, struct vdisk_error *err)
     if (makes && repository->access != VD_REPOSITORY_ADD)
         return vd_err_set(err, ENOENT, "%s: is no repository of backups: there is no %s in it",
                           repository->name, VD_REPOSITORY_IDENTITY);
-    ret = makes ? make_directory(repository->name, err) : 0;
+    ret = makes ? make_directory(repository, err) : 0;
     if (ret == 0)
         ret = vd_repository_lock(repository, err);
     if (ret == 0 && makes) {
@@ -262,8 +265,10 @@ static int enter(struct vdisk_repository *repository, struct vdisk_error *err)
         else if (ret > 0)
             makes = false;
     }
-    if (ret == 0 && makes)
+    if (ret == 0 && makes) {
+        repository->is_new = true;
         ret = write_identity(repository, err);
+    }
     if (ret >= 0)
         ret = read_identity(repository, err);
     if (ret == 0)
@@ -273,6 +278,25 @@ static int enter(struct vdisk_repository *repository, struct vdisk_error *err)
     if (repository->access != VD_REPOSITORY_READ)
         sweep(repository);
     return vd_repository_reload(repository, err);
+}
+
+static void remove_file(const struct vdisk_repository *repository, const char *file)
+{
+    CLEANUP_FREE char *path = vd_repository_path(repository, file, NULL);
+    if (path)
+        unlink(path);
+}
+
+/* The lock goes last: who waits for it finds no repository, and then no lock. */
+void vd_repository_take_away(struct vdisk_repository *repository)
+{
+    if (repository->is_new) {
+        remove_file(repository, VD_REPOSITORY_IDENTITY ".part");
+        remove_file(repository, VD_REPOSITORY_IDENTITY);
+        remove_file(repository, VD_REPOSITORY_LOCK);
+    }
+    if (repository->is_new_directory)
+        rmdir(repository->name); /* unless somebody else has begun to use it */
 }
 
 static int take_key(struct vdisk_repository *repository, const struct vd_seal_key *key,
@@ -319,6 +343,7 @@ int vd_repository_open(const char *name, enum vd_repository_access access,
     if (ret == 0)
         ret = enter(opened, err);
     if (ret < 0) {
+        vd_repository_take_away(opened);
         vdisk_repository_close(opened);
         return ret;
     }

@@ -46,6 +46,8 @@ struct vdisk_repository {
     int lock_fd;             /* -1: it is read without a lock, as none can be had */
     struct vd_point *points; /* owned; by number */
     size_t point_entries;
+    bool is_new;           /* it has been made when it was opened, */
+    bool is_new_directory; /* and so has been the directory */
 };
 
 /*
@@ -56,6 +58,9 @@ struct vdisk_repository {
 int vd_repository_open(const char *name, enum vd_repository_access access,
                        const struct vd_seal_key *key, struct vdisk_repository **repository,
                        struct vdisk_error *err);
+
+/* Takes away again what is new about it; it is closed next.  Nothing has come into it. */
+void vd_repository_take_away(struct vdisk_repository *repository);
 
 /* Reads the list of points again. */
 int vd_repository_reload(struct vdisk_repository *repository, struct vdisk_error *err);

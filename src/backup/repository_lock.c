@@ -8,8 +8,6 @@
 #include "storage/file_lock.h"
 #include "util/mem.h"
 
-#define LOCK_NAME   "lock"
-
 #define THERE_BYTE  0
 #define MAKING_BYTE 1
 
@@ -87,12 +85,12 @@ static int refuse(const struct vdisk_repository *repository, int code, struct vd
         return refuse_in_use(repository, err);
     case EBADF:
         return vd_err_set(err, EROFS, "%s/%s: can not be locked for a change: not writable", name,
-                          LOCK_NAME);
+                          VD_REPOSITORY_LOCK);
     default:
         return vd_err_errno(err, code,
                             "%s/%s: can not be locked, so that nobody else changes the repository "
                             "meanwhile: does the file system have locks?",
-                            name, LOCK_NAME);
+                            name, VD_REPOSITORY_LOCK);
     }
 }
 
@@ -136,7 +134,7 @@ static int check_is_there(const char *path, const struct stat *locked, struct vd
 int vd_repository_lock(struct vdisk_repository *repository, struct vdisk_error *err)
 {
     enum vd_repository_access access = repository->access;
-    CLEANUP_FREE char *path = vd_repository_path(repository, LOCK_NAME, err);
+    CLEANUP_FREE char *path = vd_repository_path(repository, VD_REPOSITORY_LOCK, err);
     if (!path)
         return -ENOMEM;
     int fd = open_file(path, access);

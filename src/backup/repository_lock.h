@@ -11,6 +11,8 @@
 
 #include "backup/repository.h"
 
+#define VD_REPOSITORY_LOCK "lock"
+
 /*
  * Opens the file, makes it if need be, and locks it for repository->access.  To read where it can
  * not be made, or locked, is done without: repository->lock_fd is -1 then.  -EAGAIN: somebody is in
