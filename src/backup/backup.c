@@ -9,6 +9,8 @@
 
 #include "util/mem.h"
 
+#define STRETCH_BYTES (UINT64_C(512) << 20)
+
 void vd_backup_tell(const struct vd_backup *backup, const char *fmt, ...)
 {
     char text[sizeof(((struct vdisk_error *)NULL)->message)];
@@ -50,6 +52,17 @@ static void close_repository(struct vd_backup *backup)
 
 /* ---- Tracker ---- */
 
+/*
+ * What has been done counts from when the source began to record.  If that has to begin once more,
+ * it counts for nothing, and that is written down before.
+ */
+static int suspend_done(struct vd_backup *backup, struct vdisk_error *err)
+{
+    backup->resumed_bytes = backup->partial.done_bytes;
+    backup->partial.done_bytes = 0;
+    return backup->resumed_bytes ? vd_partial_write(backup->repository, &backup->partial, err) : 0;
+}
+
 static int begin_tracker(struct vd_backup *backup, struct vdisk_error *err)
 {
     struct vd_tracker_context context = {
@@ -62,6 +75,8 @@ static int begin_tracker(struct vd_backup *backup, struct vdisk_error *err)
         .resumed_uuid = backup->is_resumed ? backup->partial.uuid : NULL,
     };
     int ret = vd_tracker_new(backup->recorder, &context, &backup->tracker, err);
+    if (ret == 0)
+        ret = suspend_done(backup, err);
     if (ret == 0)
         ret = vd_tracker_begin(backup->tracker, err);
     if (ret < 0)
@@ -147,13 +162,13 @@ static void fill_in(const struct vd_backup *backup, struct vdisk_backup_result *
     };
 }
 
-int vdisk_backup(const struct vdisk_backup_options *options, struct vdisk_backup_result *result,
-                 struct vdisk_error *err)
+int vd_backup_make(const struct vdisk_backup_options *options, uint64_t stretch_bytes,
+                   struct vdisk_backup_result *result, struct vdisk_error *err)
 {
     int ret = vd_backup_check_options(options, result, err);
     if (ret < 0)
         return ret;
-    struct vd_backup backup = {.options = options};
+    struct vd_backup backup = {.options = options, .stretch_bytes = stretch_bytes};
     struct vdisk_error why = {0};
     vd_job_init(&backup.job, options->progress, options->opaque, options->rate_bytes);
     ret = run(&backup, &why);
@@ -172,4 +187,10 @@ int vdisk_backup(const struct vdisk_backup_options *options, struct vdisk_backup
     close_repository(&backup);
     vd_job_destroy(&backup.job);
     return ret;
+}
+
+int vdisk_backup(const struct vdisk_backup_options *options, struct vdisk_backup_result *result,
+                 struct vdisk_error *err)
+{
+    return vd_backup_make(options, STRETCH_BYTES, result, err);
 }

@@ -29,6 +29,7 @@
 
 struct vd_backup {
     const struct vdisk_backup_options *options;
+    uint64_t stretch_bytes; /* of data, between two notes of what is done */
     struct vd_job job;
 
     struct vdisk_repository *repository;
@@ -46,8 +47,10 @@ struct vd_backup {
 
     struct vd_partial partial; /* what this is going to be */
     bool is_resumed;
-    bool is_begun; /* a new one: what was unfinished before is gone */
-    bool is_kept;  /* it can be gone on with: partial.json says so */
+    uint64_t
+        resumed_bytes; /* done_bytes that was found: it counts if it is known what has changed */
+    bool is_begun;     /* a new one: what was unfinished before is gone */
+    bool is_kept;      /* it can be gone on with: partial.json says so */
 
     struct vdisk_image *target;
     struct vd_bitmap_budget budget;
@@ -59,6 +62,10 @@ struct vd_backup {
     struct vd_manifest manifest;
     bool is_done; /* the point is there, or will be when the repository is opened next */
 };
+
+/* vdisk_backup(), which says how much is copied between two notes of what is done. */
+int vd_backup_make(const struct vdisk_backup_options *options, uint64_t stretch_bytes,
+                   struct vdisk_backup_result *result, struct vdisk_error *err);
 
 /* Tells the caller's report function, if there is one. */
 VD_PRINTF(2, 3) void vd_backup_tell(const struct vd_backup *backup, const char *fmt, ...);

@@ -5,8 +5,7 @@
  */
 #include "backup/backup.h"
 
-#define BITMAPS_BYTES_MAX (UINT64_C(1) << 30)   /* memory of what is wanted, and what is stale */
-#define STRETCH_BYTES     (UINT64_C(512) << 20) /* of data, between two notes of what is done */
+#define BITMAPS_BYTES_MAX (UINT64_C(1) << 30) /* memory of what is wanted, and what is stale */
 
 static uint64_t size_of(const struct vd_backup *backup)
 {
@@ -53,20 +52,21 @@ static int add_present(struct vd_backup *backup, struct vdisk_error *err)
 }
 
 /* What has been done, and has not changed since, is not wanted any more. */
-static int take_off_done(struct vd_backup *backup, const struct vd_bitmap *stale,
-                         struct vdisk_error *err)
+static int resume_done(struct vd_backup *backup, const struct vd_bitmap *stale,
+                       struct vdisk_error *err)
 {
-    uint64_t done = vd_min(backup->partial.done_bytes, size_of(backup));
+    uint64_t done = vd_min(backup->resumed_bytes, size_of(backup));
     struct vd_range rest = vd_range(0, done);
     int ret = 0;
     while (rest.length && ret == 0) {
         struct vd_range clean = vd_bitmap_next(stale, rest, false);
         if (!clean.length)
-            return 0;
+            break;
         ret = vd_bitmap_clear(backup->wanted, clean, err);
         rest = vd_range(vd_range_end(clean), done - vd_range_end(clean));
     }
-    return ret;
+    backup->partial.done_bytes = done;
+    return ret == 0 && done ? vd_partial_write(backup->repository, &backup->partial, err) : ret;
 }
 
 /* Leaves out what an earlier call has done: either by what is known to have changed since, or by
@@ -88,7 +88,7 @@ static int ask_stale(struct vd_backup *backup, struct vdisk_error *err)
         return ret;
     ret = vd_tracker_changes_since_begin(backup->tracker, stale, err);
     if (ret == 0) {
-        ret = take_off_done(backup, stale, err);
+        ret = resume_done(backup, stale, err);
     } else if (ret == -ENOTSUP) {
         backup->compares = true;
         ret = 0;
@@ -119,12 +119,12 @@ static int find_wanted(struct vd_backup *backup, struct vdisk_error *err)
 
 /* ---- Copying ---- */
 
-/* The end of a part of the disk from @from on that has about STRETCH_BYTES of data to copy. */
+/* The end of a part of the disk from @from on that has about stretch_bytes of data to copy. */
 static int find_stretch(const struct vd_backup *backup, uint64_t from, uint64_t *end,
                         struct vdisk_error *err)
 {
     uint64_t size = size_of(backup), at = from, data = 0;
-    while (at < size && data < STRETCH_BYTES) {
+    while (at < size && data < backup->stretch_bytes) {
         struct vd_range run = vd_range(at, size - at);
         if (backup->wanted)
             run = vd_bitmap_next(backup->wanted, run, true);
@@ -138,7 +138,7 @@ static int find_stretch(const struct vd_backup *backup, uint64_t from, uint64_t 
         if (ret < 0)
             return ret;
         if (!is_zero) {
-            length = vd_min(length, STRETCH_BYTES - data);
+            length = vd_min(length, backup->stretch_bytes - data);
             data += length;
         }
         at = run.offset + length;

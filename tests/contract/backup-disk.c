@@ -9,6 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "backup/backup.h"
 #include "drivers/alloc.h"
 
 static const struct vdisk_gate beside = {.struct_bytes = sizeof(beside),
@@ -67,7 +68,10 @@ static void create(const struct vb *vb, const char *file, const char *format, ui
 void vb_init(struct vb *vb, const char *format, uint64_t size, uint64_t seed)
 {
     const char *temporary = getenv("TMPDIR");
-    *vb = (struct vb){.random = {.state = seed}, .format = format, .now = new_content(size)};
+    *vb = (struct vb){.random = {.state = seed},
+                      .format = format,
+                      .now = new_content(size),
+                      .stretch_bytes = 3 * 65536};
     snprintf(vb->folder, sizeof(vb->folder), "%s/vdisk-backup-XXXXXX",
              temporary && strlen(temporary) < 80 ? temporary : "/tmp");
     assert_non_null(mkdtemp(vb->folder));
@@ -257,10 +261,16 @@ void vb_record(struct vb *vb, uint64_t number)
         (struct vb_point){.number = number, .content = copy_of(&vb->now)};
 }
 
+int vb_run(const struct vb *vb, const struct vdisk_backup_options *options,
+           struct vdisk_backup_result *result, struct vdisk_error *err)
+{
+    return vd_backup_make(options, vb->stretch_bytes, result, err);
+}
+
 struct vdisk_backup_result vb_backup_with(struct vb *vb, const struct vdisk_backup_options *options)
 {
     struct vdisk_backup_result result = {.struct_bytes = sizeof(result)};
-    VT_OK(vdisk_backup(options, &result, &vt_err));
+    VT_OK(vb_run(vb, options, &result, &vt_err));
     assert_int_equal(result.virtual_bytes, vb->now.size);
     vb_record(vb, result.point);
     return result;

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * A disk that is backed up again and again, what it has to hold, and what each point of its
- * repository has to.  Everything is done through the public interface, as a program would.
+ * repository has to.  All is done through the public interface, as a program would; but what is
+ * copied between two notes is less than there.
  */
 #ifndef VT_BACKUP_DISK_H
 #define VT_BACKUP_DISK_H
@@ -34,7 +35,8 @@ struct vb {
     unsigned snapshot_entries;
     struct vb_point points[VB_POINTS_MAX];
     unsigned point_entries;
-    bool is_compressed; /* what vb_options() asks for */
+    bool is_compressed;     /* what vb_options() asks for */
+    uint64_t stretch_bytes; /* copied between two notes of what is done */
 };
 
 /* A folder, and a disk of @size bytes in it: qcow2, gow3, qed, raw; or add-cow on a qcow2 image, of
@@ -64,6 +66,10 @@ void vb_write_once(struct vb *vb, uint64_t offset, uint64_t length);
 
 /* Options for a backup of the disk to its repository. */
 struct vdisk_backup_options vb_options(const struct vb *vb, uint32_t flags);
+
+/* vdisk_backup() */
+int vb_run(const struct vb *vb, const struct vdisk_backup_options *options,
+           struct vdisk_backup_result *result, struct vdisk_error *err);
 
 /* Makes a backup, which has to succeed, and records what the point has to hold. */
 struct vdisk_backup_result vb_backup(struct vb *vb, uint32_t flags);

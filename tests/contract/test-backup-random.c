@@ -63,7 +63,7 @@ static void one_point(struct vb *vb)
         struct vdisk_error err = {0};
         options.progress = count_down;
         options.opaque = &end;
-        int ret = vdisk_backup(&options, &result, &err);
+        int ret = vb_run(vb, &options, &result, &err);
         if (ret == 0) {
             vb_record(vb, result.point);
             return;

@@ -126,7 +126,7 @@ static void comparing_stores_what_differs(void **state)
     vb_backup(&tracked, VDISK_BACKUP_UNTRACKED);
     vb_write_once(&tracked, 3 * CLUSTER, 1);
     struct vdisk_backup_options options = vb_options(&tracked, 0);
-    VT_FAILS(ENOTSUP, vdisk_backup(&options, NULL, &vt_err));
+    VT_FAILS(ENOTSUP, vb_run(&tracked, &options, NULL, &vt_err));
     assert_int_equal(vb_backup(&tracked, VDISK_BACKUP_COMPARE).tracker, VDISK_TRACKER_COMPARE);
     vb_write_once(&tracked, 4 * CLUSTER, 1);
     result = vb_backup(&tracked, 0);
@@ -152,12 +152,12 @@ static void with_a_key(void **state)
     for (unsigned i = 0; i < 3; i++)
         vb_verify_point(&vb, i, secret, sizeof(secret));
     options.key_bytes = sizeof(secret) / 2 + 2;
-    VT_FAILS(EKEYREJECTED, vdisk_backup(&options, NULL, &vt_err));
+    VT_FAILS(EKEYREJECTED, vb_run(&vb, &options, NULL, &vt_err));
     options.key_bytes = 8;
-    VT_FAILS(EINVAL, vdisk_backup(&options, NULL, &vt_err));
+    VT_FAILS(EINVAL, vb_run(&vb, &options, NULL, &vt_err));
     options.key = NULL;
     options.key_bytes = 0;
-    VT_FAILS(EKEYREJECTED, vdisk_backup(&options, NULL, &vt_err));
+    VT_FAILS(EKEYREJECTED, vb_run(&vb, &options, NULL, &vt_err));
     vb_destroy(&vb);
 }
 
@@ -270,13 +270,13 @@ static void options_that_contradict(void **state)
     };
     for (size_t i = 0; i < sizeof(flags) / sizeof(flags[0]); i++) {
         struct vdisk_backup_options options = vb_options(&vb, flags[i]);
-        VT_FAILS(EINVAL, vdisk_backup(&options, NULL, &vt_err));
+        VT_FAILS(EINVAL, vb_run(&vb, &options, NULL, &vt_err));
     }
 #define REFUSED(...)                                              \
     do {                                                          \
         struct vdisk_backup_options options = vb_options(&vb, 0); \
         __VA_ARGS__;                                              \
-        VT_FAILS(EINVAL, vdisk_backup(&options, NULL, &vt_err));  \
+        VT_FAILS(EINVAL, vb_run(&vb, &options, NULL, &vt_err));   \
     } while (0)
     REFUSED(options.struct_bytes--);
     REFUSED(options.format = "raw");
@@ -291,14 +291,14 @@ static void options_that_contradict(void **state)
 #undef REFUSED
     struct vdisk_backup_options options = vb_options(&vb, 0);
     struct vdisk_backup_result result = {.struct_bytes = 1};
-    VT_FAILS(EINVAL, vdisk_backup(&options, &result, &vt_err));
+    VT_FAILS(EINVAL, vb_run(&vb, &options, &result, &vt_err));
     assert_int_not_equal(access(vb.repository, F_OK), 0); /* nothing was made */
     vb_destroy(&vb);
 
     vb_init(&vb, "raw", 4 * CLUSTER, 8);
     options = vb_options(&vb, 0);
     options.bitmap = "some";
-    VT_FAILS(EINVAL, vdisk_backup(&options, NULL, &vt_err));
+    VT_FAILS(EINVAL, vb_run(&vb, &options, NULL, &vt_err));
     assert_int_not_equal(access(vb.repository, F_OK), 0);
     vb_destroy(&vb);
 }
@@ -309,22 +309,22 @@ static void kinds_that_can_not_be(void **state)
     struct vb vb;
     vb_init(&vb, "raw", 4 * CLUSTER, 9);
     struct vdisk_backup_options options = vb_options(&vb, VDISK_BACKUP_INCREMENTAL);
-    VT_FAILS(ENOENT, vdisk_backup(&options, NULL, &vt_err));
+    VT_FAILS(ENOENT, vb_run(&vb, &options, NULL, &vt_err));
     options.flags = VDISK_BACKUP_DIFFERENTIAL;
-    VT_FAILS(ENOENT, vdisk_backup(&options, NULL, &vt_err));
+    VT_FAILS(ENOENT, vb_run(&vb, &options, NULL, &vt_err));
     options.flags = VDISK_BACKUP_FULL;
     options.source = vb_path(&vb, "elsewhere");
-    VT_FAILS(ENOENT, vdisk_backup(&options, NULL, &vt_err));
+    VT_FAILS(ENOENT, vb_run(&vb, &options, NULL, &vt_err));
     assert_int_not_equal(access(vb.repository, F_OK), 0);
 
     /* A directory that was there stays, as empty as it was. */
     assert_int_equal(mkdir(vb.repository, 0777), 0);
-    VT_FAILS(ENOENT, vdisk_backup(&options, NULL, &vt_err));
+    VT_FAILS(ENOENT, vb_run(&vb, &options, NULL, &vt_err));
     assert_int_equal(rmdir(vb.repository), 0);
 
     vb_backup(&vb, 0);
     options = vb_options(&vb, 0);
-    VT_FAILS(ENOTSUP, vdisk_backup(&options, NULL, &vt_err));
+    VT_FAILS(ENOTSUP, vb_run(&vb, &options, NULL, &vt_err));
     assert_int_equal(vb_count(&vb), 1);
     vb_verify(&vb);
     vb_destroy(&vb);
@@ -342,9 +342,9 @@ static void another_disk(void **state)
         vb_backup(&vb, 0);
         struct vdisk_backup_options options = vb_options(&vb, formats[i].flags);
         options.source = other.source;
-        VT_FAILS(EXDEV, vdisk_backup(&options, NULL, &vt_err));
+        VT_FAILS(EXDEV, vb_run(&vb, &options, NULL, &vt_err));
         options.flags = VDISK_BACKUP_FULL;
-        VT_FAILS(EXDEV, vdisk_backup(&options, NULL, &vt_err));
+        VT_FAILS(EXDEV, vb_run(&vb, &options, NULL, &vt_err));
         assert_int_equal(vb_count(&vb), 1);
         vb_write_once(&vb, 3 * CLUSTER, 5);
         vb_backup(&vb, formats[i].flags);
@@ -365,7 +365,7 @@ static void a_source_within_the_repository(void **state)
     snprintf(path, sizeof(path), "%s/000001.qcow2", vb.repository);
     struct vdisk_backup_options options = vb_options(&vb, VDISK_BACKUP_FULL);
     options.source = path;
-    VT_FAILS(EINVAL, vdisk_backup(&options, NULL, &vt_err));
+    VT_FAILS(EINVAL, vb_run(&vb, &options, NULL, &vt_err));
     vb_verify(&vb);
     vb_destroy(&vb);
 }
@@ -378,7 +378,7 @@ static void somebody_has_it(void **state)
     struct vdisk_image *image = vb_open(&vb, VDISK_OPEN_WRITE);
     struct vdisk_backup_options options = vb_options(&vb, 0);
     struct vdisk_error err = {0};
-    assert_int_equal(vdisk_backup(&options, NULL, &err), -EAGAIN);
+    assert_int_equal(vb_run(&vb, &options, NULL, &err), -EAGAIN);
     assert_non_null(strstr(err.message, "NBD"));
     vb_close(image);
     assert_int_not_equal(access(vb.repository, F_OK), 0);
@@ -448,7 +448,7 @@ static void begin_and_cancel(struct vb *vb, uint32_t flags, char *phase)
     struct vdisk_backup_options options = vb_options(vb, flags);
     options.progress = cancel;
     options.opaque = phase;
-    VT_FAILS(ECANCELED, vdisk_backup(&options, NULL, &vt_err));
+    VT_FAILS(ECANCELED, vb_run(vb, &options, NULL, &vt_err));
 }
 
 static void canceled_and_gone_on_with(void **state)
@@ -480,6 +480,86 @@ static void canceled_and_gone_on_with(void **state)
         vb_verify(&vb);
         vb_destroy(&vb);
     }
+}
+
+/* Cancels when half of it has been copied. */
+static int cancel_in_the_middle(void *opaque, const struct vdisk_progress *progress)
+{
+    (void)opaque;
+    return strcmp(progress->phase, "copy") == 0 &&
+           progress->done_bytes >= progress->total_bytes / 2;
+}
+
+/* @is_known: what has changed since the first one began; then little is copied once more. */
+static void in_the_middle(const char *format, uint32_t flags, bool compresses, bool is_known)
+{
+    struct vb vb;
+    vb_init(&vb, format, 24 * CLUSTER + 512, 18);
+    vb.stretch_bytes = CLUSTER;
+    vb.is_compressed = compresses;
+    vb_write_once(&vb, 0, CLUSTER);
+    if (flags)
+        vb_backup(&vb, 0);
+    vb_write_once(&vb, 0, vb.now.size);
+    for (unsigned i = 0; i < 2; i++) {
+        struct vdisk_backup_options options = vb_options(&vb, flags);
+        options.workers = 1;
+        options.rate_bytes = 24 * CLUSTER; /* there is time for a report */
+        options.progress = cancel_in_the_middle;
+        VT_FAILS(ECANCELED, vb_run(&vb, &options, NULL, &vt_err));
+        vb_write_once(&vb, (3 + 10 * i) * CLUSTER + 5, 100);
+    }
+    struct vdisk_backup_result result = vb_backup(&vb, flags);
+    assert_true(result.is_resumed);
+    if (is_known)
+        assert_true(result.read_bytes <= 14 * CLUSTER);
+    else
+        assert_true(result.read_bytes >= 24 * CLUSTER);
+    vb_verify(&vb);
+    vb_write_once(&vb, 6 * CLUSTER, CLUSTER);
+    vb_backup(&vb, flags);
+    vb_verify(&vb);
+    vb_destroy(&vb);
+}
+
+static void stopped_in_the_middle(void **state)
+{
+    (void)state;
+    in_the_middle("qcow2", 0, false, true);
+    in_the_middle("qcow2", VDISK_BACKUP_INCREMENTAL, true, true);
+    in_the_middle("gow3", VDISK_BACKUP_DIFFERENTIAL, false, true);
+    in_the_middle("add-cow", VDISK_BACKUP_INCREMENTAL, false, false);
+    in_the_middle("raw", VDISK_BACKUP_COMPARE, true, false);
+}
+
+/* A bitmap that the unfinished backup did not begin with tells nothing of what it has. */
+static void the_record_begins_once_more(void **state)
+{
+    (void)state;
+    struct vb vb;
+    vb_init(&vb, "qcow2", 24 * CLUSTER, 19);
+    vb.stretch_bytes = CLUSTER;
+    vb_write_once(&vb, 0, vb.now.size);
+    struct vdisk_backup_options options = vb_options(&vb, 0);
+    options.workers = 1;
+    options.rate_bytes = 24 * CLUSTER;
+    options.progress = cancel_in_the_middle;
+    VT_FAILS(ECANCELED, vb_run(&vb, &options, NULL, &vt_err));
+
+    struct vdisk_image *image = vb_open(&vb, VDISK_OPEN_WRITE);
+    struct vdisk_bitmap_info info = {.struct_bytes = sizeof(info)};
+    VT_OK(vdisk_bitmap_info(image, 0, &info, &vt_err));
+    char name[128];
+    snprintf(name, sizeof(name), "%s", info.name);
+    struct vdisk_bitmap_action action = {.kind = VDISK_BITMAP_REMOVE, .name = name};
+    VT_OK(vdisk_bitmap_change(image, &action, 1, &vt_err));
+    vb_write(&vb, image, 2 * CLUSTER, CLUSTER);
+    vb_close(image);
+    begin_and_cancel(&vb, 0, "copy"); /* it is there again, and tells of nothing */
+    struct vdisk_backup_result result = vb_backup(&vb, 0);
+    assert_true(result.is_resumed);
+    vb_verify(&vb);
+    vb_destroy(&vb);
 }
 
 static void what_does_not_fit_is_removed(void **state)
@@ -538,6 +618,8 @@ int main(void)
         cmocka_unit_test(somebody_has_it),
         cmocka_unit_test(two_at_once),
         cmocka_unit_test(canceled_and_gone_on_with),
+        cmocka_unit_test(stopped_in_the_middle),
+        cmocka_unit_test(the_record_begins_once_more),
         cmocka_unit_test(what_does_not_fit_is_removed),
     };
     cmocka_set_message_output(CM_OUTPUT_TAP);

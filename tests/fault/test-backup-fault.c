@@ -41,12 +41,12 @@ static void without_fault(struct vb *vb, uint32_t flags)
     struct vdisk_backup_result result = {.struct_bytes = sizeof(result)};
     struct vdisk_error err = {0};
     options.workers = 1;
-    int ret = vdisk_backup(&options, &result, &err);
+    int ret = vb_run(vb, &options, &result, &err);
     /* What records in the image could not be written: then that is told, and comparing helps. */
     if (ret == -EUCLEAN || ret == -ENOTSUP) {
         vdisk_error_clear(&err);
         options.flags = flags & VDISK_BACKUP_FULL ? flags : flags | VDISK_BACKUP_COMPARE;
-        ret = vdisk_backup(&options, &result, &err);
+        ret = vb_run(vb, &options, &result, &err);
     }
     if (ret < 0)
         fail_msg("after a fault at %s: %d: %s", vt_inject_where(), ret, err.message);
@@ -77,7 +77,7 @@ static uint64_t one_case(struct vb *vb, enum vt_fault_class fault, uint64_t nth)
     struct vdisk_backup_options options = vb_options(vb, flags);
     options.workers = 1;
     vt_inject_start(fault, nth);
-    int ret = vdisk_backup(&options, NULL, &err);
+    int ret = vb_run(vb, &options, NULL, &err);
     uint64_t seen = vt_inject_stop();
     if (ret != -err.code || (ret < 0 && !err.message[0]))
         fail_msg("%s %" PRIu64 ", at %s: returned %d, told %d: %s", vt_fault_class_name(fault), nth,
