@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* What is known of a point, and its file NUMBER.json (docs/backup.md, "Manifest"). */
+/* What is known of a point, and its file NUMBER.json (docs/formats/backup.md). */
 #ifndef VD_BACKUP_MANIFEST_H
 #define VD_BACKUP_MANIFEST_H
 

@@ -15,6 +15,7 @@
 
 /* ---- Telling ---- */
 
+VD_PRINTF(2, 0)
 static void tell(struct vd_verify *verify, const char *fmt, va_list args)
 {
     char *text = NULL;
