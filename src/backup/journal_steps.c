@@ -149,6 +149,20 @@ static int settle_file(const struct vdisk_repository *repository, const char *na
     return 0;
 }
 
+/* Somebody who has it open would keep the journal from being done. */
+static int check_unused(const struct vdisk_repository *repository, const char *name,
+                        struct vdisk_error *err)
+{
+    CLEANUP_FREE char *path = vd_repository_path(repository, name, err);
+    if (!path)
+        return -ENOMEM;
+    struct vd_storage *file = NULL;
+    struct vd_storage_options options = {.flags = VD_STORAGE_WRITE};
+    int ret = vd_storage_open(path, &options, &file, err);
+    vd_storage_close(file);
+    return ret;
+}
+
 /* Has an earlier step given this name to a file? */
 static bool is_given(const struct vd_steps *steps, size_t end, const char *name)
 {
@@ -166,8 +180,11 @@ int vd_steps_check_files(const struct vdisk_repository *repository, const struct
         const struct vd_step *step = &steps->steps[i];
         if (step->kind != VD_STEP_REMOVE && !is_given(steps, i, step->from))
             ret = settle_file(repository, step->from, err);
-        if (ret == 0 && step->kind == VD_STEP_APPLY && !is_given(steps, i, step->to))
-            ret = settle_file(repository, step->to, err);
+        if (ret < 0 || step->kind != VD_STEP_APPLY || is_given(steps, i, step->to))
+            continue;
+        ret = settle_file(repository, step->to, err);
+        if (ret == 0)
+            ret = check_unused(repository, step->to, err);
     }
     return ret;
 }

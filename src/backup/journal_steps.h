@@ -30,7 +30,8 @@ struct vd_steps {
 int vd_steps_read(struct vd_steps *steps, json_t *json, struct vdisk_error *err);
 void vd_steps_free(struct vd_steps *steps); /* of zeroed ones, too */
 
-/* Are all the files there that the steps need?  What gets a new name is made durable, too. */
+/* Are all the files there that the steps need, and nobody has open what is changed?  What gets a
+ * new name is made durable, too. */
 int vd_steps_check_files(const struct vdisk_repository *repository, const struct vd_steps *steps,
                          struct vdisk_error *err);
 

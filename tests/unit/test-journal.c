@@ -8,6 +8,7 @@
 #include <sys/wait.h>
 
 #include "backup/journal.h"
+#include "storage/storage.h"
 
 #define JOURNAL REPO "/journal.json"
 
@@ -69,6 +70,26 @@ static void what_is_missing_is_told_before_anything_is_done(void **state)
     VT_FAILS(EBADMSG, vd_journal_commit(&journal, &vt_err));
     vd_journal_end(&journal);
     assert_holds(REPO "/a", "A");
+    vdisk_repository_close(repository);
+}
+
+static void a_file_that_is_in_use_is_not_changed(void **state)
+{
+    (void)state;
+    static const uint8_t digest[VD_DIGEST_BYTES_MAX];
+    struct vdisk_repository *repository = open_for_change();
+    struct vd_storage *file = NULL;
+    struct vd_journal journal;
+    put(REPO "/log", "L");
+    put(REPO "/a", "A");
+    VT_OK(vd_storage_open(REPO "/a", NULL, &file, &vt_err));
+    VT_OK(vd_journal_begin(&journal, repository, &vt_err));
+    VT_OK(vd_journal_apply(&journal, "log", digest, "a", &vt_err));
+    VT_FAILS(EAGAIN, vd_journal_commit(&journal, &vt_err));
+    assert_false(journal.has_begun);
+    assert_int_equal(vd_journal_is_pending(repository, NULL), 0);
+    vd_journal_end(&journal);
+    vd_storage_close(file);
     vdisk_repository_close(repository);
 }
 
@@ -398,6 +419,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(steps_are_done),
         TEST(what_is_missing_is_told_before_anything_is_done),
+        TEST(a_file_that_is_in_use_is_not_changed),
         TEST(a_name_taken_away_is_not_given_again),
         TEST(names_are_plain),
         TEST(whoever_opens_finishes_it),
