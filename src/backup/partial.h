@@ -11,6 +11,7 @@
 /* "partial.qcow2", "partial.qed"; NULL: nothing is stored in this format. */
 const char *vd_partial_image_name(const char *format);
 
+/* What its tracker keeps of when it began. */
 #define VD_PARTIAL_VERSIONS_NAME "partial.versions"
 
 struct vd_partial {

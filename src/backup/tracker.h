@@ -19,7 +19,9 @@
  * need not be.
  *
  * Bitmaps of qcow2 sources are called NAME-REPO8-POINT8: NAME is of the options, then come the
- * first eight digits of the UUIDs of the repository and the point.  settle() leaves those of the
+ * first eight digits of the UUIDs of the repository and the point, or random ones where an
+ * unfinished backup is gone on with: the bitmap of a point begins with the call that makes it, and
+ * that of the call which began it tells what has changed since.  settle() leaves those of the
  * new point and of the last full one, for a differential on it; all others of this repository go.
  * The bitmap of point N tells exactly how the file that it is in differs from point N, also if
  * somebody has put an older copy of that file in its place.  So if the parent's is not there, that

@@ -26,7 +26,9 @@
 struct bitmap_tracker {
     struct vd_tracker base;
     char *name;                      /* owned: of the new bitmap */
-    bool is_kept;                    /* it has been there since the unfinished backup began */
+    char *begun;                     /* owned: that of the call that began an unfinished backup, if
+                                        it has recorded ever since; or NULL */
+    bool is_added;                   /* the new one */
     const struct vd_manifest *since; /* whose bitmap tells what has changed; NULL: not asked for */
 };
 
@@ -38,17 +40,27 @@ static struct bitmap_tracker *of(struct vd_tracker *tracker)
 /* --- names -------------------------------------------------------------------------------------
  */
 
-static void suffix_of(const struct vd_tracker *tracker, char suffix[SUFFIX_BYTES])
+/* @point: eight digits at least */
+static void suffix_of(const struct vd_tracker *tracker, const char *point,
+                      char suffix[SUFFIX_BYTES])
 {
     snprintf(suffix, SUFFIX_BYTES, "-%.*s-%.*s", (int)UUID_DIGITS,
-             tracker->context.repository->uuid, (int)UUID_DIGITS, tracker->context.point_uuid);
+             tracker->context.repository->uuid, (int)UUID_DIGITS, point);
 }
 
+/* Who goes on with a backup needs another name. */
 static char *new_name(const struct vd_tracker *tracker, struct vdisk_error *err)
 {
     const char *given = tracker->context.options->bitmap;
+    uint8_t uuid[VD_UUID_BYTES];
+    char text[VD_UUID_TEXT_BYTES];
     char suffix[SUFFIX_BYTES];
-    suffix_of(tracker, suffix);
+    if (vd_uuid_new(uuid, err) < 0)
+        return NULL;
+    suffix_of(tracker,
+              tracker->context.resumed_uuid ? vd_uuid_text(uuid, text)
+                                            : tracker->context.point_uuid,
+              suffix);
     if (!given)
         given = NAME_DEFAULT;
     size_t bytes = strlen(given) + SUFFIX_BYTES;
@@ -189,36 +201,64 @@ static int choose_granularity(struct vdisk_image *source, uint64_t *granularity,
     return ret;
 }
 
-/* The new one: it is there already if an unfinished backup has made it, and has recorded since. */
+static bool is_usable(const struct vdisk_bitmap_info *info)
+{
+    return (info->flags & VDISK_BITMAP_ENABLED) && !(info->flags & VDISK_BITMAP_INCONSISTENT);
+}
+
+/*
+ * Finds the bitmap that the call has made which began the unfinished backup.  The last call that
+ * went on with it has left a note of its own bitmap: if that is not there, this is an older copy of
+ * the source, and the unfinished backup may have something that is newer.
+ */
+static int find_begun(struct bitmap_tracker *bitmap, struct vdisk_error *err)
+{
+    struct vd_tracker *tracker = &bitmap->base;
+    struct vdisk_bitmap_info info = {0};
+    char note[VD_TRACKER_NOTE_BYTES];
+    char suffix[SUFFIX_BYTES];
+    int ret = vd_tracker_note_read(tracker, note, err);
+    if (ret < 0 || !note[0])
+        return ret;
+    ret = find_bitmap(tracker, is_equal, note, &info, err);
+    if (ret != 1 || !is_usable(&info))
+        return ret < 0 ? ret : 0;
+    suffix_of(tracker, tracker->context.point_uuid, suffix);
+    ret = find_bitmap(tracker, ends_with, suffix, &info, err);
+    if (ret != 1 || !is_usable(&info))
+        return ret < 0 ? ret : 0;
+    bitmap->begun = strdup(info.name);
+    return bitmap->begun ? 0 : vd_err_nomem(err, "the name of a bitmap");
+}
+
+static void drop_new(struct bitmap_tracker *bitmap)
+{
+    struct vdisk_bitmap_action drop = {.kind = VDISK_BITMAP_REMOVE, .name = bitmap->name};
+    if (bitmap->is_added)
+        bitmap->is_added = vdisk_bitmap_change(bitmap->base.context.source, &drop, 1, NULL) < 0;
+}
+
 static int add_new(struct bitmap_tracker *bitmap, struct vdisk_error *err)
 {
     struct vd_tracker *tracker = &bitmap->base;
     struct vdisk_image *source = tracker->context.source;
-    struct vdisk_bitmap_info info = {0};
-    char suffix[SUFFIX_BYTES];
-    suffix_of(tracker, suffix);
-    int found = find_bitmap(tracker, ends_with, suffix, &info, err);
-    if (found < 0)
-        return found;
-    CLEANUP_FREE char *old = found ? strdup(info.name) : NULL;
-    if (found && !old)
-        return vd_err_nomem(err, "the name of a bitmap");
-    if (found && tracker->context.resumed_uuid && (info.flags & VDISK_BITMAP_ENABLED) &&
-        !(info.flags & VDISK_BITMAP_INCONSISTENT)) {
-        bitmap->is_kept = true;
-        free(bitmap->name);
-        bitmap->name = STEAL_PTR(old);
-        return 0;
-    }
+    bool is_resumed = tracker->context.resumed_uuid != NULL;
     uint64_t granularity = 0;
     int ret = choose_granularity(source, &granularity, err);
+    if (ret == 0 && is_resumed)
+        ret = find_begun(bitmap, err);
     if (ret < 0)
         return ret;
-    struct vdisk_bitmap_action actions[] = {
-        {.kind = VDISK_BITMAP_REMOVE, .name = old},
-        {.kind = VDISK_BITMAP_ADD, .name = bitmap->name, .granularity = granularity},
-    };
-    return vdisk_bitmap_change(source, found ? actions : actions + 1, found ? 2 : 1, err);
+    struct vdisk_bitmap_action add = {
+        .kind = VDISK_BITMAP_ADD, .name = bitmap->name, .granularity = granularity};
+    ret = vdisk_bitmap_change(source, &add, 1, err);
+    if (ret < 0)
+        return ret;
+    bitmap->is_added = true;
+    ret = vd_tracker_note_write(tracker, is_resumed && !bitmap->begun ? "" : bitmap->name, err);
+    if (ret < 0)
+        drop_new(bitmap);
+    return ret;
 }
 
 static int bitmap_begin(struct vd_tracker *tracker, struct vdisk_error *err)
@@ -290,9 +330,9 @@ static int bitmap_changes_since_begin(struct vd_tracker *tracker, struct vd_bitm
                                       struct vdisk_error *err)
 {
     struct bitmap_tracker *bitmap = of(tracker);
-    if (!bitmap->is_kept || vdisk_image_backing(tracker->context.source))
+    if (!bitmap->begun || vdisk_image_backing(tracker->context.source))
         return -ENOTSUP;
-    return merge_bits(tracker, bitmap->name, stale, err);
+    return merge_bits(tracker, bitmap->begun, stale, err);
 }
 
 /* --- the end -----------------------------------------------------------------------------------
@@ -370,18 +410,29 @@ static int bitmap_settle(struct vd_tracker *tracker, struct vdisk_error *err)
     return ret;
 }
 
-/* What is left of it is removed by the next backup that ends well. */
+/* That of the call which began it, too.  What is left is removed by the next backup that ends well.
+ */
 static void bitmap_cancel(struct vd_tracker *tracker)
 {
-    struct bitmap_tracker *bitmap = of(tracker);
-    struct vdisk_bitmap_action action = {.kind = VDISK_BITMAP_REMOVE, .name = bitmap->name};
-    if (bitmap->name && vdisk_bitmap_change(tracker->context.source, &action, 1, NULL) == 0)
-        bitmap->is_kept = false;
+    struct vdisk_bitmap_info info = {0};
+    char suffix[SUFFIX_BYTES];
+    drop_new(of(tracker));
+    suffix_of(tracker, tracker->context.point_uuid, suffix);
+    if (find_bitmap(tracker, ends_with, suffix, &info, NULL) != 1)
+        return;
+    char *name = strdup(info.name);
+    struct vdisk_bitmap_action drop = {.kind = VDISK_BITMAP_REMOVE, .name = name};
+    if (name && vdisk_bitmap_change(tracker->context.source, &drop, 1, NULL) == 0) {
+        free(of(tracker)->begun);
+        of(tracker)->begun = NULL;
+    }
+    free(name);
 }
 
 static void bitmap_free(struct vd_tracker *tracker)
 {
     free(of(tracker)->name);
+    free(of(tracker)->begun);
     free(tracker);
 }
 

@@ -35,17 +35,16 @@ static int write_chunk(struct writing *to, size_t entries, struct vdisk_error *e
                              err);
 }
 
-static int write_numbers(struct writing *to, struct vdisk_image *source,
-                         vd_tracker_number_fn number, struct vdisk_error *err)
+static int write_numbers(struct writing *to, uint64_t size, const struct vd_tracker_numbers *from,
+                         struct vdisk_error *err)
 {
-    uint64_t size = vdisk_image_size(source);
     uint64_t blocks = blocks_of(size);
     int ret = 0;
     for (uint64_t block = 0; block < blocks && ret == 0;) {
         uint64_t offset = block * VD_TRACKER_BLOCK_BYTES;
         struct vd_range run = vd_range(offset, size - offset);
         uint32_t value = 0;
-        ret = number(source, &run, &value, err);
+        ret = from->get(from->opaque, &run, &value, err);
         for (uint64_t end = blocks_of(vd_range_end(run)); block < end && ret == 0; block++) {
             if (block == to->start + CHUNK_ENTRIES) {
                 ret = write_chunk(to, CHUNK_ENTRIES, err);
@@ -58,9 +57,9 @@ static int write_numbers(struct writing *to, struct vdisk_image *source,
 }
 
 int vd_tracker_file_write(const struct vd_tracker *tracker, const char *name,
-                          vd_tracker_number_fn number, struct vdisk_error *err)
+                          const struct vd_tracker_numbers *from, struct vdisk_error *err)
 {
-    struct vdisk_image *source = tracker->context.source;
+    uint64_t size = vdisk_image_size(tracker->context.source);
     struct vd_storage_options options = {.flags = VD_STORAGE_WRITE | VD_STORAGE_CREATE};
     CLEANUP_FREE char *path = vd_repository_path(tracker->context.repository, name, err);
     CLEANUP_FREE struct le32 *numbers = vd_alloc_array(CHUNK_ENTRIES, sizeof(*numbers));
@@ -72,10 +71,9 @@ int vd_tracker_file_write(const struct vd_tracker *tracker, const char *name,
     int ret = vd_storage_open(path, &options, &to.storage, err);
     if (ret < 0)
         return ret;
-    ret =
-        vd_storage_resize(to.storage, blocks_of(vdisk_image_size(source)) * sizeof(*numbers), err);
+    ret = vd_storage_resize(to.storage, blocks_of(size) * sizeof(*numbers), err);
     if (ret == 0)
-        ret = write_numbers(&to, source, number, err);
+        ret = write_numbers(&to, size, from, err);
     if (ret == 0)
         ret = vd_storage_flush(to.storage, err);
     vd_storage_close(to.storage);
@@ -106,16 +104,22 @@ static int make_digests(const struct vd_tracker *tracker, const char *name,
     return ret;
 }
 
+int vd_tracker_file_rename(const struct vd_tracker *tracker, const char *from, const char *to,
+                           struct vdisk_error *err)
+{
+    struct vdisk_repository *repository = tracker->context.repository;
+    CLEANUP_FREE char *old = vd_repository_path(repository, from, err);
+    CLEANUP_FREE char *new = old ? vd_repository_path(repository, to, err) : NULL;
+    if (!new)
+        return -ENOMEM;
+    return rename(old, new) < 0 ? vd_err_errno(err, errno, "%s: renaming it", old) : 0;
+}
+
 int vd_tracker_file_record(const struct vd_tracker *tracker, const char *name,
                            struct vd_manifest *manifest, struct vdisk_error *err)
 {
-    struct vdisk_repository *repository = tracker->context.repository;
     CLEANUP_FREE char *part = vd_point_file_name(manifest->number, PART_SUFFIX, err);
-    CLEANUP_FREE char *to = part ? vd_repository_path(repository, part, err) : NULL;
-    CLEANUP_FREE char *from = vd_repository_path(repository, name, err);
-    if (!from || !to)
-        return -ENOMEM;
-    int ret = rename(from, to) < 0 ? vd_err_errno(err, errno, "%s: renaming it", from) : 0;
+    int ret = part ? vd_tracker_file_rename(tracker, name, part, err) : -ENOMEM;
     if (ret == 0)
         ret = make_digests(tracker, part, &manifest->versions.table, err);
     if (ret == 0)

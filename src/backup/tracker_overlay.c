@@ -24,9 +24,9 @@ static int overlay_begin(struct vd_tracker *tracker, struct vdisk_error *err)
 }
 
 /* 1 for a block of which the image has something of its own. */
-static int get_own(struct vdisk_image *source, struct vd_range *guest, uint32_t *number,
-                   struct vdisk_error *err)
+static int get_own(void *opaque, struct vd_range *guest, uint32_t *number, struct vdisk_error *err)
 {
+    struct vdisk_image *source = opaque;
     uint64_t size = vdisk_image_size(source);
     uint64_t limit = vd_range_end(*guest);
     struct vd_range run = *guest;
@@ -83,11 +83,12 @@ static int overlay_changes(struct vd_tracker *tracker, struct vd_bitmap *wanted,
 static int overlay_record(struct vd_tracker *tracker, struct vd_manifest *manifest,
                           struct vdisk_error *err)
 {
+    struct vd_tracker_numbers own = {.get = get_own, .opaque = tracker->context.source};
     int ret = vd_tracker_record_behind(tracker, manifest, err);
     if (ret == 0)
-        ret = vd_tracker_file_write(tracker, VD_PARTIAL_VERSIONS_NAME, get_own, err);
+        ret = vd_tracker_file_write(tracker, VD_TRACKER_FILE_NEW, &own, err);
     if (ret == 0)
-        ret = vd_tracker_file_record(tracker, VD_PARTIAL_VERSIONS_NAME, manifest, err);
+        ret = vd_tracker_file_record(tracker, VD_TRACKER_FILE_NEW, manifest, err);
     return ret;
 }
 

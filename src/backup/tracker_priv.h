@@ -100,13 +100,25 @@ int vd_tracker_check_behind(const struct vd_tracker *tracker, const struct vd_ma
  * Tells the number of the block that guest.offset, where it begins, lies in, and how much of
  * @guest, in whole blocks but for the end of the disk, has this one number: guest.length is cut.
  */
-typedef int (*vd_tracker_number_fn)(struct vdisk_image *source, struct vd_range *guest,
-                                    uint32_t *number, struct vdisk_error *err);
+typedef int (*vd_tracker_number_fn)(void *opaque, struct vd_range *guest, uint32_t *number,
+                                    struct vdisk_error *err);
+struct vd_tracker_numbers {
+    vd_tracker_number_fn get;
+    void *opaque;
+};
 
 /* Makes the file @name in the repository, of numbers for all of the source; durable but for its
  * name. */
 int vd_tracker_file_write(const struct vd_tracker *tracker, const char *name,
-                          vd_tracker_number_fn number, struct vdisk_error *err);
+                          const struct vd_tracker_numbers *numbers, struct vdisk_error *err);
+
+/* Where such a file is made for a point that has no number yet.  What is called so and left over is
+ * swept away. */
+#define VD_TRACKER_FILE_NEW "000000.versions.part"
+
+/* The file @to is replaced. */
+int vd_tracker_file_rename(const struct vd_tracker *tracker, const char *from, const char *to,
+                           struct vdisk_error *err);
 
 /* The file @name becomes the one of @manifest, manifest->versions, with digests; it is called so
  * with ".part" behind. */
@@ -131,5 +143,18 @@ int vd_tracker_file_open_part(const struct vd_tracker *tracker, const char *name
 void vd_tracker_file_close(struct vd_tracker_file *file); /* of a zeroed one, too */
 int vd_tracker_file_get(struct vd_tracker_file *file, uint64_t block, uint32_t *number,
                         struct vdisk_error *err);
+
+/* --- tracker_note.c: a line of text that stays with an unfinished backup ------------------------
+ */
+
+#define VD_TRACKER_NOTE_BYTES 2048u
+
+/* Durable but for its name.  A longer one is read as none. */
+int vd_tracker_note_write(const struct vd_tracker *tracker, const char *text,
+                          struct vdisk_error *err);
+
+/* "" if there is none. */
+int vd_tracker_note_read(const struct vd_tracker *tracker, char text[VD_TRACKER_NOTE_BYTES],
+                         struct vdisk_error *err);
 
 #endif

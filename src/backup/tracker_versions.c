@@ -6,9 +6,10 @@
  * makes a new image, begins another one.  Versions never go back; where one has, somebody has put
  * an older copy of the image in its place, and then an equal version may mean another content.
  *
- * What the versions were when a backup began is kept as partial.versions, for who goes on with it;
- * in the end it is what the point gets.  If something has changed in between and was copied once
- * more, the next backup will look at it again, which does no harm.
+ * What the versions are when a call begins is what the point will have that it makes.  Those of the
+ * call that began a backup which others go on with are kept as partial.versions; where a later call
+ * finds another version, it puts STALE there, since what is copied of that block may be of any of
+ * these calls.
  */
 #include <inttypes.h>
 #include <stdlib.h>
@@ -18,6 +19,10 @@
 #include "backup/tracker_priv.h"
 #include "util/mem.h"
 #include "util/uuid.h"
+
+/* No version: gow §5.3. */
+#define STALE        UINT32_MAX
+#define PARTIAL_NEXT "000000.partial-versions.part"
 
 struct versions_tracker {
     struct vd_tracker base;
@@ -69,9 +74,10 @@ static int check_parent(const struct versions_tracker *versions, struct vdisk_er
     return 0;
 }
 
-static int get_version(struct vdisk_image *source, struct vd_range *guest, uint32_t *number,
+static int get_version(void *opaque, struct vd_range *guest, uint32_t *number,
                        struct vdisk_error *err)
 {
+    struct vdisk_image *source = opaque;
     struct vdisk_version_extent extent;
     int ret = vdisk_image_version(source, guest->offset, guest->length, &extent, err);
     if (ret < 0)
@@ -81,18 +87,54 @@ static int get_version(struct vdisk_image *source, struct vd_range *guest, uint3
     return 0;
 }
 
-/* Those of the unfinished backup are kept: they are the oldest that it has anything of. */
+/* What was kept, and what there is now. */
+struct both {
+    struct vd_tracker_file then;
+    struct vdisk_image *source;
+};
+
+static int get_still(void *opaque, struct vd_range *guest, uint32_t *number,
+                     struct vdisk_error *err)
+{
+    struct both *both = opaque;
+    uint64_t block = guest->offset / VD_TRACKER_BLOCK_BYTES;
+    uint32_t then = 0;
+    guest->length = vd_min(guest->length, VD_TRACKER_BLOCK_BYTES);
+    int ret = get_version(both->source, guest, number, err);
+    if (ret == 0)
+        ret = vd_tracker_file_get(&both->then, block, &then, err);
+    if (ret == 0 && (*number != then || block >= both->then.blocks))
+        *number = STALE;
+    return ret;
+}
+
+/* Marks what has changed since the unfinished backup began. */
+static int mark_stale(const struct vd_tracker *tracker, struct vdisk_error *err)
+{
+    struct both both = {.source = tracker->context.source};
+    struct vd_tracker_numbers still = {.get = get_still, .opaque = &both};
+    int ret = vd_tracker_file_open_part(tracker, VD_PARTIAL_VERSIONS_NAME, &both.then, err);
+    if (ret == 0)
+        ret = vd_tracker_file_write(tracker, PARTIAL_NEXT, &still, err);
+    vd_tracker_file_close(&both.then);
+    return ret < 0 ? ret
+                   : vd_tracker_file_rename(tracker, PARTIAL_NEXT, VD_PARTIAL_VERSIONS_NAME, err);
+}
+
+/* If those of the unfinished backup are lost, those of now must not be taken for them. */
 static int save_versions(struct versions_tracker *versions, struct vdisk_error *err)
 {
     const struct vd_tracker *tracker = &versions->base;
+    struct vd_tracker_numbers now = {.get = get_version, .opaque = tracker->context.source};
     CLEANUP_FREE char *path =
         vd_repository_path(tracker->context.repository, VD_PARTIAL_VERSIONS_NAME, err);
-    if (!path)
-        return -ENOMEM;
-    versions->is_kept = tracker->context.resumed_uuid && access(path, R_OK) == 0;
-    return versions->is_kept
-               ? 0
-               : vd_tracker_file_write(tracker, VD_PARTIAL_VERSIONS_NAME, get_version, err);
+    int ret = path ? vd_tracker_file_write(tracker, VD_TRACKER_FILE_NEW, &now, err) : -ENOMEM;
+    if (ret < 0)
+        return ret;
+    if (!tracker->context.resumed_uuid)
+        return vd_tracker_file_write(tracker, VD_PARTIAL_VERSIONS_NAME, &now, err);
+    versions->is_kept = access(path, R_OK) == 0;
+    return versions->is_kept ? mark_stale(tracker, err) : 0;
 }
 
 static int versions_begin(struct vd_tracker *tracker, struct vdisk_error *err)
@@ -141,7 +183,7 @@ static int compare(const struct vd_tracker *tracker, struct vd_tracker_file *fil
         }
         if (ret == 0)
             ret = vd_tracker_file_get(file, block, &then, err);
-        if (ret == 0 && now < then)
+        if (ret == 0 && now < then && then != STALE)
             ret = gone_back(tracker, at, now, then, err);
         if (ret == 0 && (now != then || block >= file->blocks))
             ret = vd_bitmap_set(changed, vd_range(at, vd_min(VD_TRACKER_BLOCK_BYTES, size - at)),
@@ -178,7 +220,7 @@ static int versions_record(struct vd_tracker *tracker, struct vd_manifest *manif
                            struct vdisk_error *err)
 {
     memcpy(manifest->source_uuid, of(tracker)->uuid, sizeof(manifest->source_uuid));
-    return vd_tracker_file_record(tracker, VD_PARTIAL_VERSIONS_NAME, manifest, err);
+    return vd_tracker_file_record(tracker, VD_TRACKER_FILE_NEW, manifest, err);
 }
 
 static void versions_free(struct vd_tracker *tracker)
