@@ -131,26 +131,30 @@ int vd_copy_zero(struct vd_merge *merge, struct vd_range rest, struct vdisk_erro
     return 0;
 }
 
+static int read_data(struct vd_copy *copy, uint8_t *buf, struct vd_range range,
+                     struct vdisk_error *err)
+{
+    atomic_fetch_add(&copy->read_bytes, range.length);
+    return vdisk_image_pread(copy->source, buf, (size_t)range.length, range.offset, err);
+}
+
 /* Reads of the source only what is not known to be zero. */
-static int read_source(struct vd_copy *copy, uint8_t *buf, struct vd_range rest,
-                       struct vdisk_error *err)
+static int read_unknown(struct vd_copy *copy, uint8_t *buf, struct vd_range rest,
+                        struct vdisk_error *err)
 {
     while (rest.length) {
         struct vdisk_extent extent;
         int ret = vdisk_image_extent(copy->source, rest.offset, rest.length, &extent, err);
         if (ret < 0)
             return ret;
-        size_t length = (size_t)extent.length;
-        if (extent.flags & VDISK_EXTENT_ZERO) {
-            memset(buf, 0, length);
-        } else {
-            ret = vdisk_image_pread(copy->source, buf, length, rest.offset, err);
-            atomic_fetch_add(&copy->read_bytes, length);
-        }
+        if (extent.flags & VDISK_EXTENT_ZERO)
+            memset(buf, 0, (size_t)extent.length);
+        else
+            ret = read_data(copy, buf, vd_range(rest.offset, extent.length), err);
         if (ret < 0)
             return ret;
-        buf += length;
-        rest = vd_range(rest.offset + length, rest.length - length);
+        buf += extent.length;
+        rest = vd_range(rest.offset + extent.length, rest.length - extent.length);
     }
     return 0;
 }
@@ -163,12 +167,15 @@ static int read_piece(struct vd_copy *copy, uint8_t *buf, struct vd_range range,
     for (uint64_t at = range.offset; at < end;) {
         struct vd_range wanted = next_run(copy, vd_range(at, end - at), true);
         uint64_t from = wanted.length ? wanted.offset : end;
+        /* Pieces of nothing but wanted data have been asked for by look(), once is enough. */
+        if (wanted.length == range.length && !copy->compares)
+            return read_data(copy, buf, range, err);
         int ret = 0;
         if (from > at)
             ret = vdisk_image_pread(copy->target, buf + (at - range.offset), (size_t)(from - at),
                                     at, err);
         if (ret == 0 && wanted.length)
-            ret = read_source(copy, buf + (from - range.offset), wanted, err);
+            ret = read_unknown(copy, buf + (from - range.offset), wanted, err);
         if (ret < 0)
             return ret;
         at = wanted.length ? vd_range_end(wanted) : end;
