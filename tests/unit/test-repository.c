@@ -26,7 +26,7 @@ static void one_is_made_for_a_backup_only(void **state)
     vdisk_repository_close(repository);
     vdisk_repository_close(NULL);
 
-    static const char *const names[] = {REPO, REPO "/", REPO "//", "./" REPO};
+    static const char *const names[] = {"repo", "repo/", "repo//", "./repo"};
     for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
         VT_OK(vdisk_repository_open(names[i], NULL, &repository, &vt_err));
         assert_string_equal(repository->uuid, uuid);
