@@ -71,11 +71,36 @@ static int check_image(const struct vd_backup *backup, struct vdisk_error *err)
     return 0;
 }
 
+/* Who was killed may have left clusters that nothing refers to: a point has none. */
+static int mend_image(const struct vd_backup *backup, const char *path, struct vdisk_error *err)
+{
+    const struct vdisk_open_options options = {
+        .struct_bytes = sizeof(options),
+        .flags = VDISK_OPEN_WRITE | VDISK_OPEN_CHECK | VDISK_OPEN_NO_BACKING,
+        .format = backup->partial.image_format,
+    };
+    struct vdisk_check_result found = {.struct_bytes = sizeof(found)};
+    struct vdisk_image *image;
+    int ret = vdisk_image_open(path, &options, &image, err);
+    if (ret < 0)
+        return ret;
+    ret = vdisk_image_check(image, VDISK_REPAIR_LEAKS, NULL, NULL, &found, err);
+    if (ret == 0 && (found.corruptions || found.check_errors))
+        ret = vd_err_set(err, EBADMSG, "%s: is damaged", path);
+    if (ret < 0) {
+        vdisk_image_close(image, NULL); /* the failure is told */
+        return ret;
+    }
+    return vdisk_image_close(image, err);
+}
+
 /* Goes on with the image that is there, if it is good. */
 static int open_found(struct vd_backup *backup, const char *path, struct vdisk_error *err)
 {
     struct vdisk_error why = {0};
-    int ret = open_image(backup, path, &why);
+    int ret = mend_image(backup, path, &why);
+    if (ret == 0)
+        ret = open_image(backup, path, &why);
     if (ret == 0)
         ret = check_image(backup, &why);
     if (ret == 0)
