@@ -412,6 +412,113 @@ static void test_one_point(void **state)
     vdisk_repository_close(repository);
 }
 
+/* ---- With a key, and points that vdisk_backup() has made ---- */
+
+#define KEY "a secret of 22 bytes.."
+
+static bool has_hmac(void)
+{
+    return vd_sha256("", 0, buf, NULL) == 0;
+}
+
+static struct vdisk_repository *open_with_key(const char *key)
+{
+    struct vdisk_repository *repository = NULL;
+    struct vdisk_repository_options options = {
+        .struct_bytes = sizeof(options), .key = key, .key_bytes = strlen(key)};
+    VT_OK(vdisk_repository_open(REPO, &options, &repository, &vt_err));
+    return repository;
+}
+
+/* Three points of "disk.raw", which is DISK_BYTES long. */
+static void make_backups(struct vt_random *random)
+{
+    for (unsigned i = 0; i < POINTS; i++) {
+        uint8_t *disk = disks + i * DISK_BYTES;
+        struct vdisk_backup_options options = {
+            .struct_bytes = sizeof(options),
+            .flags = i ? VDISK_BACKUP_COMPARE : 0,
+            .source = "disk.raw",
+            .source_format = "raw",
+            .repository = REPO,
+            .key = KEY,
+            .key_bytes = strlen(KEY),
+        };
+        if (i)
+            memcpy(disk, disk - DISK_BYTES, DISK_BYTES);
+        vt_random_fill(random, disk + i * 100000, 150000);
+        FILE *file = fopen("disk.raw", "w");
+        assert_non_null(file);
+        assert_int_equal(fwrite(disk, 1, DISK_BYTES, file), DISK_BYTES);
+        assert_int_equal(fclose(file), 0);
+        VT_OK(vdisk_backup(&options, NULL, &vt_err));
+    }
+}
+
+static void test_with_a_key(void **state)
+{
+    (void)state;
+    if (!has_hmac())
+        skip();
+    struct vt_random random = {.state = 14};
+    make_backups(&random);
+    struct vdisk_repository *before = open_with_key(KEY);
+    assert_int_equal(verify(before, NULL).damages, 0);
+    unsigned count = rounds() / 2;
+    for (unsigned i = 0; i < count; i++) {
+        char path[64];
+        struct vdisk_error err = {0};
+        uint64_t number = 1 + i % POINTS;
+        bool is_manifest = i / POINTS % 2;
+        point_path(number, is_manifest ? "json" : "qcow2", path);
+        uint64_t at = vt_random_below(&random, file_bytes(path));
+        uint8_t was;
+        int fd = open(path, O_RDONLY | O_CLOEXEC);
+        assert_int_equal(pread(fd, &was, 1, (off_t)at), 1);
+        close(fd);
+        set_byte(path, at, was ^ (uint8_t)(1 + vt_random_below(&random, 255)));
+        expect_damage(verify(before, NULL), path, POINTS + 1 - number);
+        struct vdisk_repository *after = open_with_key(KEY);
+        expect_damage(verify(after, NULL), path, POINTS + 1 - number);
+        int ret = read_point(after, number - 1, &err);
+        assert_true(ret == -EBADMSG || (ret == 0 && !is_manifest));
+        vdisk_repository_close(after);
+        set_byte(path, at, was);
+    }
+    vdisk_repository_close(before);
+}
+
+/* What somebody makes up who can write to the directory, and does not have the key. */
+static void test_forged(void **state)
+{
+    (void)state;
+    static const struct vd_seal_key keys[] = {{.bytes = NULL},
+                                              {.bytes = "another secret........", .length = 22}};
+    struct vt_random random = {.state = 15};
+    struct vd_seal_key key = {.bytes = KEY, .length = strlen(KEY)};
+    struct vd_manifest manifest;
+    char path[64];
+    if (!has_hmac())
+        skip();
+    make_backups(&random);
+    struct vdisk_repository *before = open_with_key(KEY);
+    point_path(2, "json", path);
+    VT_OK(vd_manifest_read(&manifest, before->uuid, path, &key, &vt_err));
+    for (size_t i = 0; i < sizeof(keys) / sizeof(keys[0]); i++) {
+        VT_OK(vd_manifest_write(&manifest, before->uuid, path, &keys[i], &vt_err));
+        struct vdisk_repository *after = open_with_key(KEY);
+        expect_damage(verify(after, NULL), path, 2);
+        assert_int_equal(read_point(after, 1, NULL), -EBADMSG);
+        assert_int_equal(restore_point(after, 2), -EBADMSG);
+        assert_int_equal(restore_point(after, 0), 0);
+        vdisk_repository_close(after);
+    }
+    VT_OK(vd_manifest_write(&manifest, before->uuid, path, &key, &vt_err));
+    vd_manifest_free(&manifest);
+    assert_int_equal(verify(before, NULL).damages, 0);
+    vdisk_repository_close(before);
+}
+
 static int cancel(void *opaque, const struct vdisk_progress *progress)
 {
     unsigned *calls = opaque;
@@ -470,6 +577,8 @@ int main(void)
         VERIFY_TEST(test_versions),
         VERIFY_TEST(test_strangers),
         VERIFY_TEST(test_one_point),
+        VERIFY_TEST(test_with_a_key),
+        VERIFY_TEST(test_forged),
         VERIFY_TEST(test_progress_and_options),
     };
     cmocka_set_message_output(CM_OUTPUT_TAP);
