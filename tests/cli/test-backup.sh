@@ -214,6 +214,83 @@ printf 'more' | dd of=disk.raw bs=1 seek=20000000 conv=notrunc status=none
 want 0 'raw, compared' vdisk backup --compare -f raw disk.raw raw
 check 'raw as it is' same raw disk.raw
 
+# --- bitmaps of NBD servers
+vdisk create -q -f qcow2 served.qcow2 16M
+vdisk io -c 'write -q -P 1 0 1M' served.qcow2
+vdisk bitmap --add served.qcow2 monday
+
+# from_server COMMAND...: with the export of served.qcow2 as $uri
+from_server() {
+    vdisk serve -r -k served.sock "$@"
+}
+
+want 0 'an export' from_server served.qcow2 \
+    --run "'$C' backup --next-bitmap=monday --output=json \"\$uri\" nbd"
+out_json "d['kind'] == 'full' and d['read-bytes'] == 1 << 20"
+vdisk io -c 'write -q -P 2 8M 64k' -c 'write -q -P 0 8M 4k' served.qcow2
+want 1 'an export without the bitmap' from_server served.qcow2 --run "'$C' backup \"\$uri\" nbd"
+err_has 'monday'
+want 0 'an export with it' from_server -B monday served.qcow2 \
+    --run "'$C' backup --output=json \"\$uri\" nbd"
+out_json "d['tracker'] == 'nbd' and d['parent'] == 1 and d['changed-bytes'] == 65536"
+keep qcow2 served.qcow2 served.raw
+check 'it is the disk' same nbd served.raw
+want 1 'of which nothing records any more' from_server -B monday served.qcow2 \
+    --run "'$C' backup \"\$uri\" nbd"
+err_has 'no record'
+want 0 'the one that is named' from_server -B monday served.qcow2 \
+    --run "'$C' backup --bitmap=monday --next-bitmap=monday -q \"\$uri\" nbd"
+check 'it is the disk as well' same nbd served.raw
+want 1 'a bitmap for what has none' vdisk backup --bitmap=monday disk.gow gow
+want 1 'a next bitmap for a file' vdisk backup --next-bitmap=monday disk.qcow2 repo
+
+# --- a source that goes away
+vdisk create -q -f raw gone.raw 64M
+vdisk io -f raw -c 'write -q -P 7 0 64M' gone.raw
+"$C" serve -q -t -r -f raw -k gone.sock gone.raw &
+server=$!
+until [ -S gone.sock ]; do sleep 0.1; done
+"$C" backup --retries=0 --limit-rate=8M 'nbd+unix:///?socket=gone.sock' gone > "$work/out" \
+    2> "$work/err" &
+backup=$!
+until [ -e gone/partial.json ]; do sleep 0.1; done
+kill -9 "$server"
+wait "$server" || true
+rm -f gone.sock
+status=0
+wait "$backup" || status=$?
+check 'the source goes away: status 1' test "$status" -eq 1
+err_has 'gone.sock'
+want 0 'there is no point' vdisk backup list --output=json gone
+out_json 'd == []'
+"$C" serve -q -t -r -f raw -k gone.sock gone.raw &
+server=$!
+until [ -S gone.sock ]; do sleep 0.1; done
+want 0 'and is here again' vdisk backup --output=json 'nbd+unix:///?socket=gone.sock' gone
+out_json "d['resumed'] and d['point'] == 1"
+kill "$server"
+wait "$server" || true
+check 'it is all there' same gone gone.raw
+
+# --- what the source names, and how it is opened
+mkdir elsewhere
+cp base.raw elsewhere/base.raw
+mkdir below
+vdisk create -q -f qcow2 -b elsewhere/base.raw -F raw overlays.qcow2
+mv overlays.qcow2 below/
+vdisk rebase -q -u --allow-path=. -b ../elsewhere/base.raw -F raw below/overlays.qcow2
+want 1 'a backing file that may not be opened' vdisk backup below/overlays.qcow2 overlays
+err_has '--allow-path'
+want 0 'that may' vdisk backup -T none --allow-path=elsewhere below/overlays.qcow2 overlays
+check 'a point is all of the disk' same overlays base.raw
+want 1 'a backing file that is not wanted' vdisk backup --no-backing below/overlays.qcow2 overlays
+want 1 'sharing, and so no bitmaps' vdisk backup -U disk.qcow2 repo
+err_has 'no record'
+want 0 'sharing, and none' vdisk backup -U disk.qcow2 shared
+want 0 'progress beside JSON' vdisk backup -p --output=json --compare -f raw base.raw progress
+out_json "d['point'] == 1"
+err_has '\(100.00/100%\)'
+
 # --- a source that is in the way, or not the right one
 vdisk create -q -f qcow2 other.qcow2 64M
 want 1 'another disk' vdisk backup other.qcow2 repo
@@ -306,6 +383,24 @@ out_json "d['point'] == 2 and not d['resumed'] and d['read-bytes'] == 64 << 20"
 check 'it is the disk, too' same slow@2 slow.raw
 
 # --- a full target
+vdisk create -q -f qcow2 large.qcow2 16M
+vdisk io -c 'write -q -P 1 0 512k' large.qcow2
+vdisk backup -q large.qcow2 limited
+keep qcow2 large.qcow2 large.raw
+vdisk io -c 'write -q -P 2 1M 8M' large.qcow2
+want 1 'files that may not be so long' bash -c '
+    trap "" XFSZ
+    ulimit -f 4096
+    exec "$1" backup large.qcow2 limited' - "$C"
+err_has 'limited/'
+want 0 'the point is as before' vdisk backup verify --output=json limited
+out_json "d['points'] == 1"
+check 'and so is the disk' same limited large.raw
+keep qcow2 large.qcow2 large.raw
+want 0 'and the next one gets all' vdisk backup --output=json large.qcow2 limited
+out_json "d['point'] == 2 and d['resumed'] and d['changed-bytes'] == 8 << 20"
+check 'all of it' same limited large.raw
+
 if [ "$(id -u)" -eq 0 ] && mkdir small && mount -t tmpfs -o size=3m tmpfs small 2> /dev/null; then
     trap 'umount "$work/files/small"; rm -rf "$work"' EXIT
     vdisk create -q -f qcow2 full.qcow2 16M
@@ -380,6 +475,9 @@ want 1 'backup without it' vdisk backup moved.qcow2 keyed
 want 1 'backup with another' vdisk backup --key-file=wrong moved.qcow2 keyed
 want 0 'verify with it' vdisk backup verify --key-file=key keyed
 check 'the key is not in the repository' bash -c '! grep -rqaFf key keyed'
+damage keyed/000001.json
+want 2 'a manifest that is altered' vdisk backup verify --key-file=key keyed
+err_has '000001.json'
 want 1 'a key for one that has none' vdisk backup list --key-file=key repo
 want 1 'nor for a backup to it' vdisk backup --key-file=key disk.qcow2 repo
 
