@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Journals of repositories: the power is cut, or the process killed, before each of the calls that
- * they make, and before each of those that then finish them.  Whatever of the names was durable,
- * all of the steps are done in the end, or none is.  The same if one of the calls fails.
+ * Repositories that are made, and their journals: the power is cut, or the process killed, before
+ * each of the calls that they make, and before each of those that then finish them.  Whatever of
+ * the names was durable, all of the steps are done in the end, or none is.  The same if one of the
+ * calls fails.
  *
  * VD_CRASH_DRAWS (default 3): states after a cut from which recovering is cut as well.
  */
@@ -54,13 +55,13 @@ static const struct scenario scenarios[] = {
         .name = "a point is added",
         .access = VD_REPOSITORY_ADD,
         .files = {{"partial.qcow2", "q", NULL, "Q"},
-                  {"partial.versions", "v", NULL},
-                  {"000003.json.part", "m", NULL},
-                  {"partial.json", "p", NULL},
-                  {"000003.qcow2", NULL, "q"},
-                  {"000003.versions", NULL, "v"},
-                  {"000003.json", NULL, "m"},
-                  {"000002.qcow2", "2", "2"}},
+                  {"partial.versions", "v", NULL, NULL},
+                  {"000003.json.part", "m", NULL, NULL},
+                  {"partial.json", "p", NULL, NULL},
+                  {"000003.qcow2", NULL, "q", NULL},
+                  {"000003.versions", NULL, "v", NULL},
+                  {"000003.json", NULL, "m", NULL},
+                  {"000002.qcow2", "2", "2", NULL}},
         .steps = {{"partial.qcow2", "000003.qcow2"},
                   {"partial.versions", "000003.versions"},
                   {"000003.json.part", "000003.json"},
@@ -70,12 +71,12 @@ static const struct scenario scenarios[] = {
         .name = "a point is merged into a new file",
         .access = VD_REPOSITORY_CHANGE,
         .files = {{"000002.qcow2", "2", NULL, NULL},
-                  {"000002.json", "m", NULL},
-                  {"000003.qcow2", "3", "4"},
-                  {"000003.json", "n", "o"},
+                  {"000002.json", "m", NULL, NULL},
+                  {"000003.qcow2", "3", "4", NULL},
+                  {"000003.json", "n", "o", NULL},
                   {"000003.qcow2.part", "4", NULL, "5"},
-                  {"000003.json.part", "o", NULL},
-                  {"000001.qcow2", "1", "1"}},
+                  {"000003.json.part", "o", NULL, NULL},
+                  {"000001.qcow2", "1", "1", NULL}},
         .steps = {{"000003.qcow2.part", "000003.qcow2"},
                   {"000003.json.part", "000003.json"},
                   {"000002.json", NULL},
@@ -85,11 +86,11 @@ static const struct scenario scenarios[] = {
         .name = "a point takes over the file of another",
         .access = VD_REPOSITORY_CHANGE,
         .has_log = true,
-        .files = {{"000002.qcow2", "abc", NULL},
-                  {"000002.json", "m", NULL},
-                  {"000003.qcow2", "3", "aXYZ"},
-                  {"000003.json", "n", "o"},
-                  {"000003.json.part", "o", NULL}},
+        .files = {{"000002.qcow2", "abc", NULL, NULL},
+                  {"000002.json", "m", NULL, NULL},
+                  {"000003.qcow2", "3", "aXYZ", NULL},
+                  {"000003.json", "n", "o", NULL},
+                  {"000003.json.part", "o", NULL, NULL}},
         .steps = {{LOG, "000002.qcow2"},
                   {"000002.qcow2", "000003.qcow2"},
                   {"000003.json.part", "000003.json"},
@@ -99,17 +100,17 @@ static const struct scenario scenarios[] = {
     {
         .name = "names follow each other",
         .access = VD_REPOSITORY_CHANGE,
-        .files = {{"a", "A", NULL},
-                  {"b", "B", NULL},
-                  {"c", "C", NULL},
-                  {"d", NULL, "B"},
-                  {"e", "E", NULL}},
+        .files = {{"a", "A", NULL, NULL},
+                  {"b", "B", NULL, NULL},
+                  {"c", "C", NULL, NULL},
+                  {"d", NULL, "B", NULL},
+                  {"e", "E", NULL, NULL}},
         .steps = {{"b", "c"}, {"c", "d"}, {"a", "e"}, {"e", NULL}},
     },
     {
         .name = "a name is given twice",
         .access = VD_REPOSITORY_CHANGE,
-        .files = {{"a", "A", NULL}, {"b", "B", NULL}, {"c", "C", "B"}},
+        .files = {{"a", "A", NULL, NULL}, {"b", "B", NULL, NULL}, {"c", "C", "B", NULL}},
         .steps = {{"a", "c"}, {"b", "c"}},
     },
 };
@@ -423,6 +424,37 @@ static void run(const struct scenario *scenario)
     assert_in_range(fails, 10, CUTS_MAX - 1);
 }
 
+/* A repository that is being made: there is none yet, or it is whole. */
+static void a_repository_is_made(void **state)
+{
+    (void)state;
+    struct vdisk_repository *repository = NULL;
+    int status = VT_NAMES_CUT;
+    unsigned whole = 0, none = 0;
+    for (unsigned cut = 1; status == VT_NAMES_CUT && cut < CUTS_MAX; cut++) {
+        vt_names_empty(REPO);
+        vt_names_empty("keep");
+        pid_t pid = fork();
+        if (pid == 0)
+            _exit(recover(VD_REPOSITORY_ADD, cut));
+        status = status_of(pid);
+        unsigned pending = vt_names_pending();
+        for (unsigned i = 0; i < masks_of(pending); i++) {
+            vt_names_restore(REPO, mask_of(i, pending));
+            int ret = vd_repository_open(REPO, VD_REPOSITORY_READ, NULL, &repository, NULL);
+            if (ret != 0 && (ret != -ENOENT || status == 0))
+                fail_msg("cut before call %u, state %u: %d", cut, i, ret);
+            *(ret == 0 ? &whole : &none) += 1;
+            if (ret == 0)
+                vdisk_repository_close(repository);
+            VT_OK(vd_repository_open(REPO, VD_REPOSITORY_ADD, NULL, &repository, &vt_err));
+            vdisk_repository_close(repository);
+        }
+    }
+    assert_int_equal(status, 0);
+    assert_true(whole > 0 && none > 0);
+}
+
 #define RUN(name, index)           \
     static void name(void **state) \
     {                              \
@@ -450,6 +482,7 @@ int main(void)
         return 1;
     vt_names_init();
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_repository_is_made),
         cmocka_unit_test(a_point_is_added),
         cmocka_unit_test(a_point_is_merged_into_a_new_file),
         cmocka_unit_test(a_point_takes_over_the_file_of_another),
