@@ -2186,10 +2186,14 @@ struct vdisk_backup_result {
  * killed, the repository has the points that it had, and the bitmaps of the source tell no less
  * than they did.  What was copied is kept for the next call, which goes on from there.
  *
- * Return: 0; -EINVAL: options; -EAGAIN: the source or the repository is in use; -EXDEV: it is the
- * repository of another disk; -ENOTSUP: there is no record of what has changed: make a full one, or
- * compare; -EUCLEAN: the bitmap is inconsistent: recover it, or compare; -EKEYREJECTED: @key;
- * -EBADMSG: the repository is damaged; -ECANCELED; -ENOSPC, -EIO, ...: the message names the file.
+ * Return: 0; -EINVAL: options, or the source lies in the repository; -EAGAIN: the source or the
+ * repository is in use; -EXDEV: it is the repository of another disk; -ENOENT: there is no source,
+ * or no point that one of this kind could lie on; -ENOTSUP: there is no record of what has changed:
+ * make a full one, or compare; -EUCLEAN: the record can not be trusted, as that bitmap is
+ * inconsistent: recover it, or compare; -EPERM: the source is encrypted, and VDISK_BACKUP_IN_CLEAR
+ * is not said; -ENOKEY: none of @passphrases is its; -EKEYREJECTED: @key, or @passphrases; -ELOOP:
+ * the point would lie on too many: make a full one, or prune; -EBADMSG: the repository is damaged;
+ * -ECANCELED; -ENOSPC, -EIO, ...: the message names the file.
  */
 VDISK_PUBLIC VDISK_MUST_CHECK int vdisk_backup(const struct vdisk_backup_options *options,
                                                struct vdisk_backup_result *result,

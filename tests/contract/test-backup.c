@@ -385,6 +385,94 @@ static void somebody_has_it(void **state)
     vb_destroy(&vb);
 }
 
+/* What an encrypted disk holds is not stored for all to read unless somebody says so. */
+static void an_encrypted_source(void **state)
+{
+    (void)state;
+    struct vb vb;
+    struct vdisk_error err = {0};
+    const struct vdisk_passphrase passphrase = {.bytes = secret, .length = sizeof(secret)};
+    const struct vdisk_encrypt_options encrypt = {
+        .struct_bytes = sizeof(encrypt), .iter_time_ms = 1, .passphrase = passphrase};
+    const struct vdisk_create_options create = {
+        .struct_bytes = sizeof(create), .size = 8 * CLUSTER, .encrypt = &encrypt};
+    const struct vdisk_passphrases known = {
+        .struct_bytes = sizeof(known), .entries = 1, .list = &passphrase};
+    const struct vdisk_open_options open = {.struct_bytes = sizeof(open),
+                                            .flags = VDISK_OPEN_WRITE,
+                                            .format = "qcow2",
+                                            .passphrases = &known};
+    vb_init(&vb, "qcow2", 8 * CLUSTER, 20);
+    int ret = vdisk_image_create(vb.source, "qcow2", &create, &err);
+    if (ret == -ENOTSUP) { /* built without the library for it */
+        vb_destroy(&vb);
+        skip();
+    }
+    assert_int_equal(ret, 0);
+    struct vdisk_backup_options options = vb_options(&vb, 0);
+    options.passphrases = &known;
+    VT_FAILS(EPERM, vb_run(&vb, &options, NULL, &vt_err));
+    options.flags = VDISK_BACKUP_IN_CLEAR;
+    options.passphrases = NULL;
+    VT_FAILS(ENOKEY, vb_run(&vb, &options, NULL, &vt_err));
+    assert_int_not_equal(access(vb.repository, F_OK), 0);
+
+    options.passphrases = &known;
+    for (unsigned i = 0; i < 2; i++) {
+        struct vdisk_image *image;
+        VT_OK(vdisk_image_open(vb.source, &open, &image, &vt_err));
+        vb_write(&vb, image, (2 * i + 1) * CLUSTER + 100, 5000);
+        vb_close(image);
+        struct vdisk_backup_result result = vb_backup_with(&vb, &options);
+        assert_int_equal(result.changed_bytes, i ? CLUSTER : vb.now.size);
+    }
+    vb_verify(&vb);
+    vb_destroy(&vb);
+}
+
+/* ---- What is damaged ---- */
+
+static void spoil(const struct vb *vb, const char *file, long offset)
+{
+    char path[512];
+    snprintf(path, sizeof(path), "%s/%s", vb->repository, file);
+    FILE *stream = fopen(path, "r+");
+    assert_non_null(stream);
+    assert_int_equal(fseek(stream, offset, SEEK_SET), 0);
+    int byte = fgetc(stream);
+    assert_int_not_equal(byte, EOF);
+    assert_int_equal(fseek(stream, offset, SEEK_SET), 0);
+    assert_int_not_equal(fputc(byte ^ 1, stream), EOF);
+    assert_int_equal(fclose(stream), 0);
+}
+
+/* Nothing is built on what is damaged; a full backup is. */
+static void points_that_are_damaged(void **state)
+{
+    (void)state;
+    static const char *const files[] = {"000002.json", "000001.json", "000002.qcow2"};
+    for (size_t i = 0; i < sizeof(files) / sizeof(files[0]); i++) {
+        struct vb vb;
+        vb_init(&vb, "qcow2", 8 * CLUSTER, 21);
+        for (unsigned j = 0; j < 2; j++) {
+            vb_session(&vb, 3);
+            vb_backup(&vb, 0);
+        }
+        spoil(&vb, files[i], 40);
+        struct vdisk_backup_options options = vb_options(&vb, 0);
+        VT_FAILS(EBADMSG, vb_run(&vb, &options, NULL, &vt_err));
+        vb_write_once(&vb, CLUSTER, 10);
+        vb_backup(&vb, VDISK_BACKUP_FULL);
+        vb_write_once(&vb, 2 * CLUSTER, 10);
+        struct vdisk_backup_result result = vb_backup(&vb, 0);
+        assert_int_equal(result.point, 4);
+        assert_int_equal(result.parent, 3);
+        vb_verify_point(&vb, 2, NULL, 0);
+        vb_verify_point(&vb, 3, NULL, 0);
+        vb_destroy(&vb);
+    }
+}
+
 /* ---- Two at once ---- */
 
 struct second {
@@ -616,6 +704,8 @@ int main(void)
         cmocka_unit_test(another_disk),
         cmocka_unit_test(a_source_within_the_repository),
         cmocka_unit_test(somebody_has_it),
+        cmocka_unit_test(an_encrypted_source),
+        cmocka_unit_test(points_that_are_damaged),
         cmocka_unit_test(two_at_once),
         cmocka_unit_test(canceled_and_gone_on_with),
         cmocka_unit_test(stopped_in_the_middle),
