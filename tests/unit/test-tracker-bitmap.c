@@ -215,6 +215,27 @@ static void an_older_copy_is_no_matter(void **state)
     assert_int_equal(changed, 2 * BLOCK);
 }
 
+/* What the second call copied is newer than the copy, whose bitmap knows nothing of it. */
+static void a_copy_from_between_two_calls_is_noticed(void **state)
+{
+    (void)state;
+    char uuid[VD_UUID_TEXT_BYTES] = "";
+    uint64_t stale;
+    make_image(DISK, "qcow2", 10 * BLOCK, NULL);
+    assert_int_equal(back_up_dies(DISK, uuid, &stale), -ENOTSUP);
+    copy_file(DISK, "old");
+    write_image(DISK, 1, 0, 1);
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(back_up_dies(DISK, uuid, &stale), 0);
+        assert_int_equal(stale, BLOCK);
+    }
+    assert_int_equal(rename("old", DISK), 0);
+    for (int i = 0; i < 2; i++) /* and from then on */
+        assert_int_equal(back_up_dies(DISK, uuid, &stale), -ENOTSUP);
+    back_up(DISK, &plain, NULL);
+    assert_int_equal(count_bitmaps(), 1);
+}
+
 static void what_is_behind_has_to_stay(void **state)
 {
     (void)state;
@@ -306,6 +327,7 @@ int main(void)
         TEST(an_unfinished_one_goes_on),
         TEST(what_is_lost_meanwhile_is_not_gone_on_with),
         TEST(an_older_copy_is_no_matter),
+        TEST(a_copy_from_between_two_calls_is_noticed),
         TEST(what_is_behind_has_to_stay),
         TEST(another_disk_is_refused),
         TEST(names_are_absolute),

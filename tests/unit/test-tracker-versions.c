@@ -161,6 +161,26 @@ static void an_unfinished_one_goes_on(void **state)
     assert_int_equal(changed, 0);
 }
 
+/* What the second call copied is newer than the copy. */
+static void a_copy_from_between_two_calls_is_noticed(void **state)
+{
+    (void)state;
+    char uuid[VD_UUID_TEXT_BYTES] = "";
+    uint64_t stale;
+    make_image(DISK, "gow3", 10 * BLOCK, NULL);
+    assert_int_equal(back_up_dies(DISK, uuid, &stale), -ENOTSUP);
+    copy_file(DISK, "old");
+    write_image(DISK, 1, 0, 1);
+    assert_int_equal(back_up_dies(DISK, uuid, &stale), 0);
+    assert_int_equal(stale, BLOCK);
+    assert_int_equal(rename("old", DISK), 0);
+    assert_int_equal(back_up_dies(DISK, uuid, &stale), 0);
+    assert_int_equal(stale, BLOCK);
+    assert_int_equal(unlink(REPO "/" VD_PARTIAL_VERSIONS_NAME), 0); /* nor is another begun */
+    for (int i = 0; i < 2; i++)
+        assert_int_equal(back_up_dies(DISK, uuid, &stale), -ENOTSUP);
+}
+
 /* --- add-cow -----------------------------------------------------------------------------------
  */
 
@@ -236,6 +256,7 @@ int main(void)
         TEST(an_image_that_was_not_closed_is_refused),
         TEST(an_altered_file_of_versions_is_noticed),
         TEST(an_unfinished_one_goes_on),
+        TEST(a_copy_from_between_two_calls_is_noticed),
         TEST(an_overlay_has_its_own),
         TEST(another_overlay_in_its_place_is_no_matter),
         TEST(what_is_behind_it_has_to_stay),

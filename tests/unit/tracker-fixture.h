@@ -259,6 +259,23 @@ __attribute__((unused)) static void back_up(const char *name,
     attempt_close(&attempt);
 }
 
+/* One that dies when it has begun.  @uuid: of the one that is gone on with, or "", and gets it.
+ * Returns changes_since_begin(); @stale: bytes. */
+__attribute__((unused)) static int back_up_dies(const char *name, char uuid[VD_UUID_TEXT_BYTES],
+                                                uint64_t *stale)
+{
+    struct attempt attempt = {0};
+    attempt_open(&attempt, name, uuid[0] ? uuid : NULL);
+    VT_OK(vd_tracker_begin(attempt.tracker, &vt_err));
+    struct vd_bitmap *bits = new_bits(&attempt);
+    int ret = vd_tracker_changes_since_begin(attempt.tracker, bits, NULL);
+    *stale = vd_bitmap_dirty_bytes(bits);
+    vd_bitmap_free(bits);
+    memcpy(uuid, attempt.manifest.uuid, VD_UUID_TEXT_BYTES);
+    attempt_close(&attempt);
+    return ret;
+}
+
 /* begin() fails so, and says @words; nothing is left of it. */
 __attribute__((unused)) static void back_up_fails(const char *name,
                                                   const struct vdisk_backup_options *options,
