@@ -49,7 +49,7 @@ static void tell(struct pass *pass, struct vd_range range, const char *why)
     vd_mutex_unlock(&pass->lock);
 }
 
-/* Tells the job of @bytes that are about to be read. */
+/* Tells the job of @bytes that are done. */
 static int account(struct pass *pass, uint64_t bytes, struct vdisk_error *err)
 {
     int ret = vd_job_throttle(pass->job, bytes, err);
@@ -57,29 +57,25 @@ static int account(struct pass *pass, uint64_t bytes, struct vdisk_error *err)
     return ret < 0 ? ret : vd_job_advance(pass->job, step, err);
 }
 
-/*
- * @is_unreadable: it is the file that failed, not the job; all of the extent is accounted for.
- */
+/* @unread: what is left of the range if it is the file that failed, and not the job; else 0. */
 static int digest_range(struct pass *pass, struct vd_range range, uint8_t *buffer, uint8_t *digest,
-                        bool *is_unreadable, struct vdisk_error *err)
+                        uint64_t *unread, struct vdisk_error *err)
 {
     struct vd_digest_run run;
-    *is_unreadable = false;
+    *unread = 0;
     int ret = vd_digest_begin(&run, pass->table->kind, err);
     if (ret < 0)
         return ret;
     for (uint64_t done = 0; ret == 0 && done < range.length;) {
         size_t length = (size_t)vd_min(PIECE_BYTES, range.length - done);
-        ret = account(pass, length, err);
-        if (ret == 0) {
-            ret = vd_storage_pread(pass->file, buffer, length, range.offset + done, err);
-            *is_unreadable = ret < 0;
-        }
+        ret = vd_storage_pread(pass->file, buffer, length, range.offset + done, err);
+        if (ret < 0 && ret != -ENOMEM)
+            *unread = range.length - done;
         if (ret == 0)
             ret = vd_digest_add(&run, buffer, length, err);
+        if (ret == 0)
+            ret = account(pass, length, err);
         done += length;
-        if (*is_unreadable && account(pass, range.length - done, NULL) < 0)
-            *is_unreadable = false;
     }
     if (ret == 0)
         vd_digest_end(&run, digest);
@@ -94,16 +90,17 @@ static int compare_extent(struct pass *pass, uint64_t index, uint8_t *buffer,
     struct vd_range range = extent_range(pass->table, index);
     struct vdisk_error failure = {0};
     uint8_t digest[VD_DIGEST_BYTES_MAX];
-    bool is_unreadable;
+    uint64_t unread;
     if (vd_range_end(range) > pass->readable_bytes)
         return account(pass, range.length, err); /* told of already: it is not all there */
-    int ret = digest_range(pass, range, buffer, digest, &is_unreadable, &failure);
-    if (ret < 0 && !is_unreadable)
+    int ret = digest_range(pass, range, buffer, digest, &unread, &failure);
+    if (ret < 0 && !unread)
         return vd_err_copy(err, &failure);
-    if (ret < 0)
+    if (ret < 0) {
         tell(pass, range, failure.message);
-    else if (memcmp(digest, vd_digest_at(pass->table, index), vd_digest_bytes(pass->table->kind)) !=
-             0)
+        return account(pass, unread, err);
+    }
+    if (memcmp(digest, vd_digest_at(pass->table, index), vd_digest_bytes(pass->table->kind)) != 0)
         tell(pass, range, "its digest is another one: it is not what was written");
     return 0;
 }
@@ -116,14 +113,14 @@ static int digest_extents(void *opaque, unsigned index, struct vdisk_error *err)
     int ret = buffer ? 0 : vd_err_nomem(err, "digests");
     while (ret == 0) {
         uint64_t extent = atomic_fetch_add(&pass->next, 1);
-        bool is_unreadable;
+        uint64_t unread;
         if (extent >= pass->table->entries)
             break;
         if (pass->damaged)
             ret = compare_extent(pass, extent, buffer, err);
         else
             ret = digest_range(pass, extent_range(pass->table, extent), buffer,
-                               vd_digest_at(pass->table, extent), &is_unreadable, err);
+                               vd_digest_at(pass->table, extent), &unread, err);
     }
     if (ret < 0)
         atomic_store(&pass->next, pass->table->entries);
