@@ -17,7 +17,7 @@ enum {
 };
 
 static const struct vd_cli_option options[] = {
-    {'m', NULL, "N", "files read at once (default: the processors)"},
+    {'m', NULL, "N", "pieces read at once (default 2 for each processor, at most 8)"},
     {KEY_LIMIT_RATE, "limit-rate", "RATE", "read at most RATE bytes a second"},
     VD_BACKUP_KEY_FILE(KEY_KEY_FILE),
     {0},
