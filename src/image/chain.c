@@ -32,7 +32,7 @@ struct chain {
 static bool is_same(const struct member *a, const struct member *b)
 {
     return vd_storage_identity_equals(a->identity, b->identity) ||
-           (!vd_storage_name_is_local(a->name) && strcmp(a->name, b->name) == 0);
+           (strcmp(a->name, b->name) == 0 && !vd_storage_name_is_local(a->name));
 }
 
 /* H2 */

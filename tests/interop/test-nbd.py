@@ -10,6 +10,7 @@ import json
 import os
 import random
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -164,6 +165,40 @@ def from_and_to():
                   "flush", server.uri())
             vdisk("convert", "-n", "-O", "raw", "a.raw", server.uri())
             same("a.raw", "c.raw")
+
+
+def restored():
+    """A point of a repository goes to an export, over what is there."""
+    make_raw("a.raw")
+    vdisk("backup", "-f", "raw", "a.raw", "repo")
+    shutil.copyfile("a.raw", "first.raw")
+    with open("a.raw", "r+b") as file:
+        file.seek(5 * MIB + 512)
+        file.write(RNG.randbytes(100000))
+        file.seek(RNG.randrange(16) * MIB)
+        file.write(bytes(MIB))
+    vdisk("backup", "--compare", "-f", "raw", "a.raw", "repo")
+    for back in (lambda name: nbdkit("file", name), lambda name: qemu_nbd("-f", "raw", name),
+                 lambda name: vdisk_serve(VDISK, "-f", "raw", "-e", "0", name)):
+        for point, disk in ("repo@1", "first.raw"), ("repo", "a.raw"):
+            with open("c.raw", "wb") as file:
+                file.write(RNG.randbytes(16 * MIB))
+            with back("c.raw") as server:
+                vdisk("restore", "-n", "-O", "raw", point, server.uri())
+            same(disk, "c.raw")
+    empty("c.raw", 15)
+    with qemu_nbd("-f", "raw", "c.raw") as server:
+        vdisk("restore", "-n", "-O", "raw", "repo", server.uri(), status=1, says="resize it first")
+    image = "repo/000001.qcow2"
+    with open(image, "r+b") as file:
+        file.seek(os.path.getsize(image) // 2)
+        byte = file.read(1)
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte[0] ^ 1]))
+    empty("c.raw")
+    with qemu_nbd("-f", "raw", "c.raw") as server:
+        vdisk("restore", "-n", "-O", "raw", "repo", server.uri(), status=1,
+              says="000001.qcow2: damaged")
 
 
 def formats():
@@ -465,7 +500,7 @@ def main():
     with work_folder("nbd"):
         for name, start, more in stress_kinds():
             tap.attempt("stress: " + name, lambda s=start, m=more: stress_one(s, m))
-        for test in (from_and_to, formats, sync, refused, gate, tls_psk, tls_certificates,
+        for test in (from_and_to, restored, formats, sync, refused, gate, tls_psk, tls_certificates,
                      dies_while_read, dies_while_written,
                      dies_between_durable_writes, never_comes_back, another_disk):
             tap.attempt(test.__name__.replace("_", " "), test)
