@@ -2131,7 +2131,7 @@ struct vdisk_backup_options {
 
 /** What a point holds. */
 enum vdisk_point_kind {
-    VDISK_POINT_FULL = 1,
+    VDISK_POINT_FULL = 1,    /**< all of the disk, on no other point */
     VDISK_POINT_INCREMENTAL, /**< on the point before it */
     VDISK_POINT_DIFFERENTIAL /**< on the last full one before it */
 };
@@ -2221,6 +2221,7 @@ struct vdisk_repository_options {
     size_t key_bytes;
 };
 
+/** An open repository of backups. */
 struct vdisk_repository;
 
 /**
