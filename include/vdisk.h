@@ -2459,9 +2459,9 @@ struct vdisk_prune_result {
  * Points that are damaged, or lie on one that is, are not chosen from, and not touched; nor is
  * anything that they may have to do with, from the last full point before them to the next one.
  *
- * Return: 0; -EINVAL: options; -EACCES: open for reading only, and no dry run; -EBADMSG: a file
- * that has to be read is damaged: nothing is moved from it; -ECANCELED; -ENOSPC, -EIO, ...: the
- * message names the file.
+ * Return: 0; -EINVAL: options; -EACCES: open for reading only, and no dry run; -EBUSY: what an
+ * earlier call has begun is not finished: open it again; -EBADMSG: a file that has to be read is
+ * damaged: nothing is moved from it; -ECANCELED; -ENOSPC, -EIO, ...: the message names the file.
  */
 VDISK_PUBLIC VDISK_MUST_CHECK int vdisk_repository_prune(struct vdisk_repository *repository,
                                                          const struct vdisk_prune_options *options,

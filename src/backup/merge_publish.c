@@ -77,12 +77,10 @@ static int settle(struct vd_prune *prune, const uint64_t *removes, size_t entrie
     return vd_repository_reload(prune->repository, err);
 }
 
-static int commit(struct vd_journal *journal, bool *is_done, struct vdisk_error *err)
+static int commit(struct vd_journal *journal, struct vdisk_error *err)
 {
     int ret = vd_journal_commit(journal, err);
-    /* Where that can not be told, nothing may be taken back. */
-    *is_done = ret == 0 || vd_journal_is_pending(journal->repository, NULL) != 0;
-    if (ret < 0 && *is_done)
+    if (ret < 0 && journal->has_begun)
         vd_err_prefix(err, ret, "what was begun is finished when the repository is opened next: ");
     return ret;
 }
@@ -91,12 +89,11 @@ int vd_prune_remove(struct vd_prune *prune, const uint64_t *removes, size_t remo
                     struct vdisk_error *err)
 {
     struct vd_journal journal = {0};
-    bool is_done;
     int ret = vd_journal_begin(&journal, prune->repository, err);
     if (ret == 0)
         ret = remove_points(&journal, removes, remove_entries, NULL, err);
     if (ret == 0)
-        ret = commit(&journal, &is_done, err);
+        ret = commit(&journal, err);
     vd_journal_end(&journal);
     return ret < 0 ? ret : settle(prune, removes, remove_entries, err);
 }
@@ -139,7 +136,6 @@ int vd_rewrite_publish(struct vd_rewrite *rewrite, const char *from,
                        const struct vd_rewrite_log *log, struct vdisk_error *err)
 {
     struct vd_journal journal = {0};
-    bool is_done = false;
     CLEANUP_FREE char *path = NULL;
     int ret = write_manifest(rewrite, &path, err);
     if (ret == 0)
@@ -147,12 +143,12 @@ int vd_rewrite_publish(struct vd_rewrite *rewrite, const char *from,
     if (ret == 0)
         ret = add_steps(rewrite, &journal, from, log, err);
     if (ret == 0)
-        ret = commit(&journal, &is_done, err);
-    vd_journal_end(&journal);
-    if (is_done)
+        ret = commit(&journal, err);
+    if (journal.has_begun)
         free(STEAL_PTR(rewrite->part)); /* it has its name, or will have it */
     else if (path)
         unlink(path);
+    vd_journal_end(&journal);
     return ret < 0 ? ret : settle(rewrite->prune, rewrite->removes, rewrite->remove_entries, err);
 }
 

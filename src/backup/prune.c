@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "backup/journal.h"
 #include "backup/keep.h"
 #include "backup/prune_damage.h"
 #include "util/mem.h"
@@ -187,7 +188,15 @@ static int check_call(const struct vdisk_repository *repository,
                           "%s: was opened for reading only: points go if it is open with "
                           "VDISK_REPOSITORY_WRITE",
                           repository->name);
-    return 0;
+    if (options->flags & VDISK_PRUNE_DRY_RUN)
+        return 0;
+    /* What an earlier call has begun and not finished needs its files: these names are taken. */
+    int ret = vd_journal_is_pending(repository, err);
+    return ret <= 0 ? ret
+                    : vd_err_set(err, EBUSY,
+                                 "%s: a change that has begun is not finished: open the repository "
+                                 "again",
+                                 repository->name);
 }
 
 static bool keeps_something(const struct vdisk_prune_options *options)

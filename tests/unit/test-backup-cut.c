@@ -160,20 +160,29 @@ struct work {
     uint64_t last;
 };
 
-static int do_work(struct depot *depot, const struct work *work, struct vdisk_error *err)
+static int try_work(struct depot *depot, const struct work *work, struct vdisk_error *err)
 {
     struct vdisk_prune_options options = {.struct_bytes = sizeof(options)};
+    if (!work->first) {
+        options.keep_last = 1;
+        return vdisk_repository_prune(depot->repository, &options, NULL, err);
+    }
+    if (!vd_repository_point_of(depot->repository, work->first))
+        return 0;
+    return vdisk_repository_merge(depot->repository, index_of(depot, work->first),
+                                  index_of(depot, work->last), &options, NULL, err);
+}
+
+/* What has failed is tried once more: that is no harm to what has begun. */
+static int do_work(struct depot *depot, const struct work *work, struct vdisk_error *err)
+{
     int ret =
         vd_repository_open(depot->path, VD_REPOSITORY_CHANGE, &depot->key, &depot->repository, err);
     if (ret < 0)
         return ret;
-    if (work->first && vd_repository_point_of(depot->repository, work->first)) {
-        ret = vdisk_repository_merge(depot->repository, index_of(depot, work->first),
-                                     index_of(depot, work->last), &options, NULL, err);
-    } else if (!work->first) {
-        options.keep_last = 1;
-        ret = vdisk_repository_prune(depot->repository, &options, NULL, err);
-    }
+    ret = try_work(depot, work, err);
+    if (ret < 0)
+        (void)try_work(depot, work, err);
     depot_close(depot);
     return ret;
 }
