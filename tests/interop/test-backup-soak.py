@@ -93,7 +93,8 @@ class Soak:
                 raise Fault(f"backup {' '.join(options)}: {key} is {told[key]}, not {value}")
         self.counts[kind] = self.counts.get(kind, 0) + 1
         self.parents[told["point"]] = told["parent"]
-        self.known = {told["point"], self.below(told["point"])[-1]}
+        # That of the full one stays, where it is.
+        self.known = {told["point"]} | (self.known & {self.below(told["point"])[-1]})
         self.judge_cost(told, kind, options)
         disk.touched = set()
 
