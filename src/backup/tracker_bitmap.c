@@ -312,6 +312,19 @@ static int add_point(const struct vd_tracker *tracker, const struct vd_manifest 
     return ret;
 }
 
+/* The rest of the cluster that the disk ended in at the parent's time: tracker_cut.c. */
+static int add_edge(const struct vd_tracker *tracker, struct vd_bitmap *wanted,
+                    struct vdisk_error *err)
+{
+    struct vdisk_image_info info = {.struct_bytes = sizeof(info)};
+    uint64_t old = tracker->context.parent->virtual_bytes;
+    int ret = vdisk_image_info(tracker->context.source, &info, err);
+    if (ret < 0 || old >= info.virtual_bytes)
+        return ret;
+    uint64_t end = vd_min(info.virtual_bytes, vd_round_up(old, vd_max(1, info.cluster_bytes)));
+    return end > old ? vd_bitmap_set(wanted, vd_range(old, end - old), err) : 0;
+}
+
 static int bitmap_changes(struct vd_tracker *tracker, struct vd_bitmap *wanted,
                           struct vdisk_error *err)
 {
@@ -322,6 +335,10 @@ static int bitmap_changes(struct vd_tracker *tracker, struct vd_bitmap *wanted,
         ret = add_point(tracker, manifest, wanted, err);
         manifest = below(tracker, manifest);
     }
+    if (ret == 0)
+        ret = add_edge(tracker, wanted, err);
+    if (ret == 0 && vdisk_image_backing(tracker->context.source))
+        ret = vd_tracker_add_cut(tracker->context.source, wanted, err);
     return ret;
 }
 
