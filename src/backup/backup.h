@@ -5,7 +5,7 @@
  *   options, repository, source          backup_options.c, backup_source.c
  *   kind, parent, what is gone on with   backup_plan.c
  *   the new image                        backup_target.c
- *   what has to be copied, copying it    backup_copy.c
+ *   what has to be copied, copying it    backup_copy.c, backup_edge.c
  *   digests, manifest, names             backup_publish.c
  *
  * A1  Nothing of the new point has its name before all of it is durable, and then it gets all of
@@ -90,6 +90,12 @@ char *vd_backup_part_path(const struct vd_backup *backup, struct vdisk_error *er
 
 /* Everything from what is wanted to the last byte copied. */
 int vd_backup_copy(struct vd_backup *backup, struct vdisk_error *err);
+
+/*
+ * A disk that was made shorter within a cluster, and longer again, has zeros there that neither
+ * bitmaps (of QEMU) nor metadata tell of.  Adds them to what is wanted.
+ */
+int vd_backup_add_edge(struct vd_backup *backup, struct vdisk_error *err);
 
 /* The target is closed.  Afterwards the point is there. */
 int vd_backup_publish(struct vd_backup *backup, struct vdisk_error *err);

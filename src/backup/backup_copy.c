@@ -113,8 +113,8 @@ static int find_wanted(struct vd_backup *backup, struct vdisk_error *err)
     if (ret < 0 || !backup->wanted)
         return ret;
     /* By the disk as it is now and the image as it is now: whatever else is known. */
-    bool has_resized = backup->parent && backup->parent->manifest.virtual_bytes != size_of(backup);
-    return vd_copy_add_zeros(backup->source, backup->target, has_resized, backup->wanted, err);
+    ret = vd_copy_add_zeros(backup->source, backup->target, backup->wanted, err);
+    return ret < 0 ? ret : vd_backup_add_edge(backup, err);
 }
 
 /* ---- Copying ---- */

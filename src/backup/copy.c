@@ -312,21 +312,18 @@ static int add_unless_zero(struct vdisk_image *before, struct vd_range zeros,
     return 0;
 }
 
-/* Of zeros that end at @size: those that make whole granules, or all. */
+/* Of zeros of a disk of @size bytes: those that make whole granules. */
 static struct vd_range zeros_that_count(struct vd_range zeros, const struct vd_bitmap *wanted,
-                                        uint64_t size, bool is_exact)
+                                        uint64_t size)
 {
     uint64_t granule = UINT64_C(1) << vd_bitmap_granularity_bits(wanted);
-    uint64_t start = zeros.offset, end = vd_range_end(zeros);
-    if (is_exact)
-        return zeros;
-    start = vd_round_up(start, granule);
+    uint64_t start = vd_round_up(zeros.offset, granule), end = vd_range_end(zeros);
     if (end < size)
         end = vd_round_down(end, granule);
     return vd_range(start, end > start ? end - start : 0);
 }
 
-int vd_copy_add_zeros(struct vdisk_image *source, struct vdisk_image *before, bool is_exact,
+int vd_copy_add_zeros(struct vdisk_image *source, struct vdisk_image *before,
                       struct vd_bitmap *wanted, struct vdisk_error *err)
 {
     uint64_t size = vdisk_image_size(source);
@@ -342,8 +339,7 @@ int vd_copy_add_zeros(struct vdisk_image *source, struct vdisk_image *before, bo
         if (is_zero)
             zeros.length += extent.length;
         if (!is_zero || at == size) {
-            ret = add_unless_zero(before, zeros_that_count(zeros, wanted, size, is_exact), wanted,
-                                  err);
+            ret = add_unless_zero(before, zeros_that_count(zeros, wanted, size), wanted, err);
             zeros = vd_range(at, 0);
         }
     }

@@ -44,11 +44,10 @@ int vd_copy_run(struct vd_copy *copy, struct vdisk_error *err);
  * is known to read as zero and the @before (what the target shows) is not.  A disk that was made
  * shorter and longer again has zeros that no bitmap tells of.
  *
- * Without @is_exact only granules of @wanted count that are zero as a whole.  Others are common, as
- * clusters with holes, and would be copied in every backup; zeros that a disk lost by a change of
- * its size begin where it ended, and there a bitmap tells of the granule that it shares.
+ * Only granules of @wanted count that are zero as a whole.  Others are common, as clusters with
+ * holes, and would be copied in every backup.
  */
-int vd_copy_add_zeros(struct vdisk_image *source, struct vdisk_image *before, bool is_exact,
+int vd_copy_add_zeros(struct vdisk_image *source, struct vdisk_image *before,
                       struct vd_bitmap *wanted, struct vdisk_error *err);
 
 #endif

@@ -212,6 +212,50 @@ static void sizes_change(void **state)
     }
 }
 
+/* Shorter within a cluster, and as long as it was, by somebody who tells no bitmap of it. */
+static void resize_secretly(struct vb *vb, uint64_t size)
+{
+    struct vdisk_image *image = vb_open(vb, VDISK_OPEN_WRITE);
+    struct vdisk_bitmap_info info = {.struct_bytes = sizeof(info)};
+    uint64_t old = vb->now.size;
+    size_t count;
+    char name[128];
+    VT_OK(vdisk_bitmap_count(image, &count, &vt_err));
+    assert_int_equal(count, 1);
+    VT_OK(vdisk_bitmap_info(image, 0, &info, &vt_err));
+    snprintf(name, sizeof(name), "%s", info.name);
+    struct vdisk_bitmap_action action = {.kind = VDISK_BITMAP_DISABLE, .name = name};
+    VT_OK(vdisk_bitmap_change(image, &action, 1, &vt_err));
+    vb_resize(vb, image, size);
+    vb_resize(vb, image, old);
+    action.kind = VDISK_BITMAP_ENABLE;
+    VT_OK(vdisk_bitmap_change(image, &action, 1, &vt_err));
+    vb_close(image);
+}
+
+static void resized_by_others(void **state)
+{
+    (void)state;
+    static const uint32_t clusters[] = {4096, CLUSTER, 2u << 20};
+    static const uint64_t sizes[] = {20 * CLUSTER + 512, 20 * CLUSTER + 8192, 512, 39 * CLUSTER};
+    for (size_t i = 0; i < sizeof(clusters) / sizeof(clusters[0]); i++)
+        for (size_t j = 0; j < sizeof(sizes) / sizeof(sizes[0]); j++) {
+            struct vb vb;
+            struct vdisk_create_options create = {.struct_bytes = sizeof(create),
+                                                  .size = 40 * CLUSTER + 1024,
+                                                  .cluster_bytes = clusters[i]};
+            vb_init(&vb, "qcow2", create.size, 22);
+            VT_OK(vdisk_image_create(vb.source, "qcow2", &create, &vt_err));
+            vb_write_once(&vb, 0, vb.now.size);
+            vb_backup(&vb, 0);
+            resize_secretly(&vb, sizes[j]);
+            vb_write_once(&vb, 30 * CLUSTER, CLUSTER);
+            vb_backup(&vb, 0);
+            vb_verify(&vb);
+            vb_destroy(&vb);
+        }
+}
+
 static void nothing_on_the_disk(void **state)
 {
     (void)state;
@@ -697,6 +741,7 @@ int main(void)
         cmocka_unit_test(comparing_stores_what_differs),
         cmocka_unit_test(with_a_key),
         cmocka_unit_test(sizes_change),
+        cmocka_unit_test(resized_by_others),
         cmocka_unit_test(nothing_on_the_disk),
         cmocka_unit_test(snapshots_are_applied),
         cmocka_unit_test(options_that_contradict),
