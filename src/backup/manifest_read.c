@@ -52,19 +52,25 @@ static int take_number(struct taking *from, const char *key, uint64_t *number)
     return 0;
 }
 
-static char *decode_hex(const char *hex, size_t length)
+/* What could be text as it is has to be. */
+static bool is_text_of_hex(const char *text, size_t length)
 {
-    if (length == 0 || length % 2 != 0)
-        return NULL;
-    char *text = malloc(length / 2 + 1);
-    if (text && (!vd_hex_read(hex, (uint8_t *)text, length / 2) || memchr(text, 0, length / 2) ||
-                 vd_utf8_is_text(text, length / 2))) {
-        free(text);
-        return NULL;
-    }
-    if (text)
-        text[length / 2] = '\0';
-    return text;
+    return !memchr(text, 0, length) && !vd_utf8_is_text(text, length);
+}
+
+static int decode_hex(const struct taking *from, const char *key, const char *hex, size_t length,
+                      char **text)
+{
+    static const char no_hex[] = "it is no text in hexadecimal digits";
+    if (length % 2 != 0)
+        return bad(from, key, no_hex);
+    *text = calloc(1, length / 2 + 1);
+    if (!*text)
+        return vd_err_nomem(from->err, from->name);
+    if (vd_hex_read(hex, (uint8_t *)*text, length / 2) && is_text_of_hex(*text, length / 2))
+        return 0;
+    free(STEAL_PTR(*text));
+    return bad(from, key, no_hex);
 }
 
 /* @text: to be freed; NULL: it is not there, which is an error if it @is_needed. */
@@ -82,8 +88,10 @@ static int take_text(struct taking *from, const char *key, bool is_needed, char 
     if (!json_is_string(value) || (plain && hex) || length == 0 ||
         length > TEXT_BYTES_MAX * (plain ? 1 : 2))
         return bad(from, key, "it is no text of 1 to 4096 bytes");
-    *text = plain ? strdup(json_string_value(value)) : decode_hex(json_string_value(value), length);
-    return *text ? 0 : bad(from, key, "it is no text in hexadecimal digits");
+    if (hex)
+        return decode_hex(from, key, json_string_value(value), length, text);
+    *text = strdup(json_string_value(value));
+    return *text ? 0 : vd_err_nomem(from->err, from->name);
 }
 
 /* A text that has to be one of a few; NULL with the error set. */
