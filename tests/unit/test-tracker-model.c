@@ -294,19 +294,34 @@ static struct content *point_content(struct world *world, uint64_t number)
     return &world->points[number - world->first];
 }
 
+/* What vd_copy_add_zeros() adds: of a disk of the same size, whole granules only. */
+static bool is_added(struct attempt *attempt, struct vd_range range, bool is_exact)
+{
+    uint64_t size = vdisk_image_size(attempt->source);
+    if (!is_exact)
+        range = vd_range_expand(range, UINT64_C(1) << GRANULARITY_BITS);
+    for (uint64_t at = range.offset, end = vd_min(vd_range_end(range), size); at < end;) {
+        uint64_t known = 0;
+        bool is_zero = false;
+        VT_OK(vd_image_known_zero(attempt->source, vd_range(at, end - at), &known, &is_zero,
+                                  &vt_err));
+        if (!is_zero)
+            return false;
+        at += known;
+    }
+    return true;
+}
+
 /* All bytes that differ have their bit, or read as zero by the word of the format. */
 static void covers(struct world *world, struct attempt *attempt, const struct vd_bitmap *bits,
                    const struct content *then)
 {
     const struct content *now = &world->disk.now;
     for (uint64_t at = 0; at < now->size; at += 512) {
-        uint64_t known = 0;
-        bool is_zero = false;
         if (memcmp(now->bytes + at, then->bytes + at, 512) == 0 ||
             vd_bitmap_has(bits, vd_range(at, 512)))
             continue;
-        VT_OK(vd_image_known_zero(attempt->source, vd_range(at, 512), &known, &is_zero, &vt_err));
-        if (!is_zero || known < 512)
+        if (!is_added(attempt, vd_range(at, 512), now->size != then->size))
             fail_msg("%s: offset %llu of %zu (%zu then) has changed since point %llu, and nothing "
                      "tells",
                      world->kind->name, (unsigned long long)at, now->size, then->size,
