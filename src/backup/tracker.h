@@ -8,7 +8,10 @@
  *
  * T1  What changes() tells is no less than what has changed since the parent was made, whoever
  *     wrote to the source, or put an older copy of it in its place; or the call fails.  What a disk
- *     lost that was made shorter and longer again is told by vd_copy_add_zeros() in addition.
+ *     lost that was made shorter and longer again is told by vd_copy_add_zeros() in addition.  Two
+ *     things nobody can tell, and docs/backup.md says so: an older copy of a GOW3 image in which
+ *     just the same blocks were written in just as many sessions; and what qemu-img cut off within
+ *     a cluster of less than 64 KiB.
  * T2  Until settle(), the source can still tell what it could before, whatever happens: it is
  *     called when the point is durable.
  * T3  If the process dies at any instant, the next backup finds what it needs by the manifests
