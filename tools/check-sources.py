@@ -4,8 +4,10 @@
 
     tools/check-sources.py SOURCE-ROOT
 
-A file has at most 1000 lines (but for vdisk.h: the whole interface is one header) and begins with its licence, a header guards itself, a function has
-at most 70 lines, and functions of the C library that cannot be used safely are not used.
+A file has at most 1000 lines (but for vdisk.h: the whole interface is one header) and begins with
+its licence, a header guards itself, a function has at most 70 lines, functions of the C library that
+cannot be used safely are not used, and a test program tells its results as TAP: meson would take it
+for skipped.
 """
 import pathlib
 import re
@@ -47,6 +49,9 @@ def file_faults(path, guard):
         match = UNSAFE.search(line)
         if match:
             yield f"{number}: {match.group(1)}() cannot be used safely"
+    text = "\n".join(lines)
+    if "cmocka_run_group_tests(" in text and "CM_OUTPUT_TAP" not in text:
+        yield "1: a test program has to call cmocka_set_message_output(CM_OUTPUT_TAP)"
     yield from function_faults(lines)
 
 

@@ -489,6 +489,7 @@ int main(void)
         cmocka_unit_test(names_follow_each_other),
         cmocka_unit_test(a_name_is_given_twice),
     };
+    cmocka_set_message_output(CM_OUTPUT_TAP);
     int ret = cmocka_run_group_tests(tests, NULL, NULL);
     snprintf(command, sizeof(command), "rm -rf '%s'", work_dir);
     return chdir("/") == 0 && system(command) == 0 ? ret : 1;

@@ -431,5 +431,6 @@ int main(void)
         TEST(one_of_a_newer_vdisk_is_left_to_it),
         TEST(one_of_another_repository_is_refused),
     };
+    cmocka_set_message_output(CM_OUTPUT_TAP);
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -242,5 +242,6 @@ int main(void)
         TEST(one_that_makes_no_sense_is_not_gone_on_with),
         TEST(one_sealed_otherwise_is_not_gone_on_with),
     };
+    cmocka_set_message_output(CM_OUTPUT_TAP);
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

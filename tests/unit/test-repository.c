@@ -701,5 +701,6 @@ int main(void)
         TEST(what_is_locked_is_a_file),
         TEST(who_may_not_write_reads),
     };
+    cmocka_set_message_output(CM_OUTPUT_TAP);
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
