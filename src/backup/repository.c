@@ -83,6 +83,20 @@ static int check_empty(const char *name, struct vdisk_error *err)
     return ret;
 }
 
+/* Is the directory a repository?  1, 0, or a negative errno */
+static int is_repository(const struct vdisk_repository *repository, struct vdisk_error *err)
+{
+    struct stat st;
+    if (stat(repository->name, &st) < 0)
+        return errno == ENOENT
+                   ? 0
+                   : vd_err_errno(err, errno, "%s: can not open the repository", repository->name);
+    if (!S_ISDIR(st.st_mode))
+        return vd_err_set(err, ENOTDIR, "%s: a repository of backups is a directory, this is none",
+                          repository->name);
+    return vd_repository_has_file(repository, VD_REPOSITORY_IDENTITY, err);
+}
+
 static int make_directory(struct vdisk_repository *repository, struct vdisk_error *err)
 {
     const char *name = repository->name;
@@ -94,7 +108,11 @@ static int make_directory(struct vdisk_repository *repository, struct vdisk_erro
         return vd_err_errno(err, errno, "%s: can not make the directory of the repository", name);
     struct vdisk_error ignored = {0};
     (void)vd_new_file_sync_directory(name, &ignored); /* if somebody made it a moment ago */
-    return check_empty(name, err);
+    struct vdisk_error why = {0};
+    int ret = check_empty(name, &why);
+    if (ret == -ENOTEMPTY && is_repository(repository, &ignored) > 0)
+        return 0; /* and made a repository of it */
+    return ret < 0 ? vd_err_copy(err, &why) : 0;
 }
 
 static int write_identity(const struct vdisk_repository *repository, struct vdisk_error *err)
@@ -166,20 +184,6 @@ static int read_identity(struct vdisk_repository *repository, struct vdisk_error
     ret = take_identity(repository, path, object, err);
     json_decref(object);
     return ret;
-}
-
-/* Is the directory a repository?  1, 0, or a negative errno */
-static int is_repository(const struct vdisk_repository *repository, struct vdisk_error *err)
-{
-    struct stat st;
-    if (stat(repository->name, &st) < 0)
-        return errno == ENOENT
-                   ? 0
-                   : vd_err_errno(err, errno, "%s: can not open the repository", repository->name);
-    if (!S_ISDIR(st.st_mode))
-        return vd_err_set(err, ENOTDIR, "%s: a repository of backups is a directory, this is none",
-                          repository->name);
-    return vd_repository_has_file(repository, VD_REPOSITORY_IDENTITY, err);
 }
 
 /* What somebody was writing when he was killed: all but an unfinished backup. */
